@@ -1,0 +1,1 @@
+"""TrialSync: Clinical Conductor as a dlt source, and its way into PostgreSQL."""
