@@ -1,0 +1,353 @@
+"""The command line: `trialsync-etl …`, and `python pipelines/run.py …` with the same code.
+
+Exit code 0: all good. 1: a job or a parent failed, or the API or the database could not be reached. 2: the command or
+a setting is wrong. Heavy imports stand inside the commands, so that `--help` and `list` answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clinical_conductor import console
+from clinical_conductor.endpoints import BY_JOB_ID, CATEGORIES, ENDPOINTS, find_endpoint
+from clinical_conductor.errors import ConfigurationError
+from clinical_conductor.selection import named_endpoints
+from clinical_conductor.settings import Settings, load_settings
+
+STATUS_COLUMNS = (
+    "job_id",
+    "resource",
+    "run_status",
+    "started_at",
+    "duration_seconds",
+    "records_loaded",
+    "error_message",
+)
+HISTORY_COLUMNS = ("run_id", *STATUS_COLUMNS)
+
+app = typer.Typer(
+    name="trialsync-etl",
+    help="Clinical Conductor into PostgreSQL. Start with: trialsync-etl demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+db = typer.Typer(
+    help="The database: bring its schema up to date, print its URL, stop the embedded one.", no_args_is_help=True
+)
+app.add_typer(db, name="db")
+
+
+def _complete_resource(incomplete: str) -> list[str]:
+    """Resource names for the shell's completion; what stands before the last comma is kept."""
+    head, comma, tail = incomplete.rpartition(",")
+    return [head + comma + row.resource for row in ENDPOINTS.values() if row.active and row.resource.startswith(tail)]
+
+
+Resources = Annotated[
+    list[str] | None,
+    typer.Option("--resources", "-r", metavar="A,B", help="Resources by name.", autocompletion=_complete_resource),
+]
+JobIds = Annotated[list[int] | None, typer.Option("--job-id", "-j", metavar="N", help="A job by its id; repeatable.")]
+CategoryOption = Annotated[
+    str | None, typer.Option("--category", metavar="C", help=f"All of a category: {', '.join(CATEGORIES)}.")
+]
+All = Annotated[bool, typer.Option("--all", help="Every active job; the default.")]
+FullRefresh = Annotated[bool, typer.Option("--full-refresh", help="Read everything again and compare it in full.")]
+Parallel = Annotated[
+    int | None, typer.Option("--parallel", min=1, metavar="N", help="Jobs at once [ETL_PARALLEL_JOBS].")
+]
+MaxRequests = Annotated[
+    int | None,
+    typer.Option("--max-requests", min=1, metavar="N", help="Stop fan-outs when so many requests were made."),
+]
+Deadline = Annotated[
+    str | None,
+    typer.Option("--deadline", metavar="HH:MM", help="Stop fan-outs at this local time; the rest stays owed."),
+]
+MassDelete = Annotated[
+    bool, typer.Option("--allow-mass-delete", help="Delete even more rows of a table than the threshold allows.")
+]
+Instance = Annotated[
+    str | None, typer.Option("--instance", metavar="NAME", help="Instance, as dw_api_credentials names it.")
+]
+Results = Annotated[
+    Path | None, typer.Option("--results", metavar="FILE", help="Write what came of each job to FILE, as JSON.")
+]
+NoTransform = Annotated[bool, typer.Option("--no-transform", help="Load only; leave silver and gold as they are.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OneJob = Annotated[int | None, typer.Option("--job-id", "-j", metavar="N", help="Only this job.")]
+Scale = Annotated[
+    float, typer.Option("--scale", min=0.0, help="Size of the instance: 1 = 1,050 studies, 150,000 patients.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Another number makes other data.")]
+
+
+@app.command()
+def run(
+    resources: Resources = None,
+    job_id: JobIds = None,
+    category: CategoryOption = None,
+    all_jobs: All = False,
+    full_refresh: FullRefresh = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; say what would be requested.")] = False,
+    parallel: Parallel = None,
+    no_transform: NoTransform = False,
+    results: Results = None,
+    instance: Instance = None,
+    max_requests: MaxRequests = None,
+    deadline: Deadline = None,
+    allow_mass_delete: MassDelete = False,
+) -> None:
+    """Load jobs into PostgreSQL: those named, or all active ones. Makes or upgrades the schema first."""
+    from clinical_conductor.execution import run_and_report, show_plan
+    from clinical_conductor.orchestrator import RunOptions
+
+    settings = _settings()
+    named, added = named_endpoints(resources or (), job_id or (), category)
+    if all_jobs and (named or added):
+        raise ConfigurationError("--all means every active job: leave it out, or leave out the names.")
+    options = RunOptions(
+        full_refresh=full_refresh,
+        parallel=parallel,
+        max_requests=max_requests,
+        deadline=next_time(deadline) if deadline else None,
+        allow_mass_delete=allow_mass_delete,
+        instance=instance,
+    )
+    if dry_run:
+        show_plan(settings, named, added, options)
+        return
+    raise typer.Exit(run_and_report(settings, named, added, options, results=results))
+
+
+@app.command()
+def plan(
+    resources: Resources = None,
+    job_id: JobIds = None,
+    category: CategoryOption = None,
+    full_refresh: FullRefresh = False,
+    instance: Instance = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would request, how long it would take, and write nothing."""
+    from clinical_conductor.execution import show_plan
+    from clinical_conductor.orchestrator import RunOptions
+
+    named, added = named_endpoints(resources or (), job_id or (), category)
+    show_plan(_settings(), named, added, RunOptions(full_refresh=full_refresh, instance=instance), as_json=as_json)
+
+
+@app.command("list")
+def list_jobs(category: CategoryOption = None, as_json: AsJson = False) -> None:
+    """All jobs of the catalog: what they are called, where they read, and why some are off."""
+    rows = [
+        {
+            "job_id": row.job_id,
+            "resource": row.resource,
+            "category": row.category,
+            "active": row.active,
+            "path": row.path,
+            "table": row.table,
+            "parent": row.parent,
+            "inactive": row.inactive,
+            "endpoint": row.path if row.active else f"{row.path} (off: {row.inactive})",
+        }
+        for row in ([*named_endpoints(category=category)[1]] if category else ENDPOINTS.values())
+    ]
+    console.show_rows(rows, ("job_id", "resource", "category", "endpoint"), as_json=as_json)
+
+
+@app.command()
+def status(job_id: OneJob = None, as_json: AsJson = False) -> None:
+    """The latest run of every job, or of one."""
+    from clinical_conductor import runs
+    from clinical_conductor.execution import open_database
+
+    with open_database(_settings()) as conn:
+        rows = runs.latest_runs(conn, _checked_job(job_id))
+    console.show_rows(rows, STATUS_COLUMNS, as_json=as_json, empty="No job has run yet: trialsync-etl run")
+
+
+@app.command()
+def history(
+    job_id: OneJob = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many runs.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Past runs, latest first."""
+    from clinical_conductor import runs
+    from clinical_conductor.execution import open_database
+
+    with open_database(_settings()) as conn:
+        rows = runs.run_history(conn, _checked_job(job_id), limit)
+    console.show_rows(rows, HISTORY_COLUMNS, as_json=as_json, empty="No job has run yet: trialsync-etl run")
+
+
+@db.command("migrate")
+def db_migrate() -> None:
+    """Make the schema, or bring it up to date. `run` does this by itself."""
+    from clinical_conductor import database
+
+    with database.connect(database.database_url(_settings())) as conn:
+        applied = database.migrate(conn)
+    for name in applied:
+        print(name)  # noqa: T201
+    console.say(f"{len(applied)} applied." if applied else "The schema is up to date.")
+
+
+@db.command("url")
+def db_url() -> None:
+    """Print the database's URL, for psql and others. Starts the embedded PostgreSQL if that is the one."""
+    from clinical_conductor import database
+
+    print(database.database_url(_settings()))  # noqa: T201
+
+
+@db.command("stop")
+def db_stop() -> None:
+    """Stop the embedded PostgreSQL. Its data stays."""
+    from clinical_conductor import database
+
+    settings = _settings()
+    if settings.database is not None:
+        raise ConfigurationError(
+            "A database is configured (DATABASE_URL or DATABASE_HOST): there is no embedded one to stop."
+        )
+    database.stop_embedded(settings)
+
+
+@app.command()
+def retry(
+    run_id: Annotated[int | None, typer.Option("--run-id", metavar="N", help="Run this run's job again.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Run every job again whose latest run failed.")] = False,
+    parallel: Parallel = None,
+    no_transform: NoTransform = False,
+    results: Results = None,
+) -> None:
+    """Run again what failed. What is committed stays; only what is owed is asked for again."""
+    from clinical_conductor import runs
+    from clinical_conductor.execution import open_database, run_and_report
+    from clinical_conductor.orchestrator import RunOptions
+
+    if (run_id is None) == (not failed):
+        raise ConfigurationError("Say which: --run-id N, or --failed for every job whose latest run failed.")
+    settings = _settings()
+    with open_database(settings) as conn:
+        if run_id is not None:
+            jobs = [runs.run_job_id(conn, run_id)]
+        else:
+            jobs = [row["job_id"] for row in runs.latest_runs(conn) if row["run_status"] == "failed"]
+    if not jobs:
+        console.say("No job's latest run failed.")
+        return
+    named = [BY_JOB_ID[job] for job in jobs if job in BY_JOB_ID]
+    options = RunOptions(parallel=parallel)
+    raise typer.Exit(run_and_report(settings, named, (), options, results=results))
+
+
+@app.command()
+def simulate(
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0 takes a free one.")] = 8765,
+    scale: Scale = 0.001,
+    seed: Seed = 1,
+) -> None:
+    """Serve a made-up Clinical Conductor on this machine, until Ctrl-C."""
+    from clinical_conductor.demo import simulate_until_stopped
+
+    simulate_until_stopped(port=port, scale=scale, seed=seed)
+
+
+@app.command()
+def demo(scale: Scale = 0.001, seed: Seed = 1, results: Results = None) -> None:
+    """All active jobs, from a simulated instance into the embedded PostgreSQL. Run it twice."""
+    from clinical_conductor.demo import run_demo
+
+    raise typer.Exit(run_demo(_settings(), scale=scale, seed=seed, results=results))
+
+
+ROOMS: dict[str, tuple[str, str]] = {
+    "transform": ("clinical_conductor.warehouse", "Bring silver and gold up to date."),
+    "check": ("clinical_conductor.warehouse", "Run the data quality checks."),
+    "schedule": ("clinical_conductor.schedule", "Run jobs by their cron expressions."),
+    "serve": ("clinical_conductor.server", "Dashboard, health and API over HTTP."),
+    "metrics": ("clinical_conductor.monitoring", "Print the metrics, as Prometheus reads them."),
+    "alerts": ("clinical_conductor.alerts", "Who is told what; try it."),
+    "doctor": ("clinical_conductor.doctor", "Try the API, the database and every endpoint."),
+}
+"""Commands that other modules bring along: `<module>.<command>_command`, a function typer can turn into a command.
+
+Their modules are imported when the command is called, and not for --help.
+"""
+
+
+def _register(name: str, module: str, help_text: str) -> None:
+    """Offer one of ROOMS; the module's own options are read when it is called."""
+
+    @app.command(
+        name,
+        help=help_text,
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )
+    def forward(ctx: typer.Context) -> None:
+        room = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+        room.command(name)(getattr(import_module(module), f"{name}_command"))
+        room(args=ctx.args, prog_name=ctx.command_path)
+
+
+def next_time(text: str, now: datetime | None = None) -> datetime:
+    """The next moment a clock on the wall here shows `text` (HH:MM).
+
+    Raises:
+        ConfigurationError: it is no time of day.
+    """
+    now = now or datetime.now().astimezone()
+    try:
+        clock = datetime.strptime(text, "%H:%M").time()  # noqa: DTZ007 (only the time of day is taken)
+    except ValueError:
+        raise ConfigurationError(f"--deadline {text}: give a time of day, such as 06:30.") from None
+    moment = datetime.combine(now.date(), clock).astimezone()
+    return moment if moment > now else datetime.combine(now.date() + timedelta(days=1), clock).astimezone()
+
+
+def _checked_job(job_id: int | None) -> int | None:
+    """The job id, if there is such a job."""
+    return None if job_id is None else find_endpoint(job_id).job_id
+
+
+def _settings() -> Settings:
+    """The settings of this process, with the logs sent where they say."""
+    from clinical_conductor.logs import configure_logging
+
+    settings = load_settings()
+    configure_logging(settings)
+    return settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; usage errors and --help raise SystemExit themselves."""
+    try:
+        app(args=list(sys.argv[1:] if argv is None else argv), prog_name="trialsync-etl")
+    except ConfigurationError as error:
+        console.report(error)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # noqa: BLE001 (the last place to turn a fault into one line without data)
+        console.report(error, debug=console.debugging())
+        return 1
+    return 0
+
+
+for _name, (_module, _help) in ROOMS.items():
+    if find_spec(_module) is not None:
+        _register(_name, _module, _help)

@@ -1,0 +1,261 @@
+"""What a person sees: tables, the progress bar, one clear line for an error, and the results file.
+
+Standard output carries results only; progress, hints and errors go to standard error, so that a pipe stays clean.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from clinical_conductor.endpoints import Endpoint
+from clinical_conductor.errors import ConfigurationError, TrialSyncError
+
+RESULT_KEYS = (
+    "job_id",
+    "resource",
+    "run_id",
+    "status",
+    "records_read",
+    "inserted",
+    "updated",
+    "unchanged",
+    "rejected",
+    "deleted",
+    "requests",
+    "duration_seconds",
+    "parents_failed",
+    "error",
+)
+"""What every entry of a results file has at least."""
+
+STATUS_COLOURS = {"success": "green", "failed": "bold red", "running": "cyan", "skipped": "yellow"}
+FINISHED = frozenset({"success", "failed", "skipped"})
+
+Row = Mapping[str, Any]
+
+
+def output() -> Console:
+    """The console on standard output, as wide as the terminal (80 columns where there is none)."""
+    return Console(highlight=False)
+
+
+def say(text: str) -> None:
+    """A hint or a note for the person at the terminal, on standard error."""
+    Console(stderr=True, highlight=False).print(escape(text))
+
+
+def failed_job(endpoint: Endpoint, error: str) -> dict[str, Any]:
+    """The results entry of a job that could not even be started."""
+    entry: dict[str, Any] = dict.fromkeys(RESULT_KEYS, 0)
+    entry.update(job_id=endpoint.job_id, resource=endpoint.resource, run_id=None)
+    entry.update(status="failed", duration_seconds=0.0, error=error)
+    return entry
+
+
+def check_results_path(path: Path | None) -> None:
+    """Refuse a results file that could not be written, before anything has run.
+
+    Raises:
+        ConfigurationError: its directory does not exist or cannot be written to, or it is a directory itself.
+    """
+    if path is None:
+        return
+    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise ConfigurationError(
+            f"--results {path}: this file cannot be written. Give a file in an existing directory."
+        )
+
+
+def write_results(path: Path | None, jobs: Sequence[Row]) -> None:
+    """Write the results file in one step: a reader sees the whole of it or the one before."""
+    if path is None:
+        return
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps({"jobs": [dict(job) for job in jobs]}, indent=2, default=str) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+class RunProgress:
+    """A bar over the jobs of a run, on a terminal only; nothing under CI or in a pipe. Called from many threads."""
+
+    def __init__(self, jobs: Iterable[str]) -> None:
+        names = list(jobs)
+        self._records = dict.fromkeys(names, 0)
+        self._running: set[str] = set()
+        self._finished: set[str] = set()
+        self._lock = threading.Lock()
+        console = Console(stderr=True)
+        shown = console.is_terminal and not console.is_dumb_terminal and not os.environ.get("CI")
+        self._bar = Progress(
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            disable=not shown,
+        )
+        self._task: TaskID = self._bar.add_task("starting", total=len(names))
+
+    def __enter__(self) -> RunProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, resource: str, figures: Row) -> None:
+        """Take in what a job reports: its records so far, and its status once it has ended."""
+        with self._lock:
+            self._records[resource] = int(figures.get("records_read") or 0)
+            if figures.get("status") in FINISHED:
+                self._running.discard(resource)
+                self._finished.add(resource)
+            else:
+                self._running.add(resource)
+            names = ", ".join(sorted(self._running)) or "finishing"
+            text = f"{sum(self._records.values()):,} records · {names}"
+            self._bar.update(self._task, completed=len(self._finished & self._records.keys()), description=text)
+
+
+def show_rows(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool = False, empty: str = "Nothing.") -> None:
+    """Print rows as a table with these columns, or as JSON with everything they hold."""
+    if as_json:
+        print(json.dumps([dict(row) for row in rows], indent=2, default=_plain))  # noqa: T201
+        return
+    if not rows:
+        output().print(empty)
+        return
+    table = _table()
+    for name in columns:
+        numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
+        table.add_column(
+            name.replace("_", " "), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric
+        )
+    for row in rows:
+        table.add_row(*(_cell(name, row.get(name)) for name in columns))
+    console = output()
+    # Long paths are folded for people only: in a pipe a row stays one line, so that grep finds it whole.
+    console.print(table, width=None if console.is_terminal else 250)
+
+
+def show_summary(jobs: Sequence[Row], seconds: float) -> None:
+    """The table at the end of a run: a line per job with its status in words, then what to look at, then totals."""
+    console = output()
+    table = _table()
+    wide = console.width >= 100
+    counts = ["records_read", "inserted", "updated", *(["unchanged"] if wide else []), "deleted"]
+    table.add_column("job", justify="right", no_wrap=True)
+    table.add_column("resource", no_wrap=True, overflow="ellipsis")
+    table.add_column("status", no_wrap=True, min_width=7)
+    for name in counts:
+        table.add_column(name.removeprefix("records_"), justify="right", no_wrap=True)
+    table.add_column("s", justify="right", no_wrap=True)
+    for job in jobs:
+        table.add_row(
+            str(job["job_id"]),
+            job["resource"],
+            _cell("status", job["status"]),
+            *(_cell(name, job[name]) for name in counts),
+            f"{job['duration_seconds']:.1f}",
+        )
+    console.print(table)
+    for job in jobs:
+        for note in _notes(job):
+            console.print(note, soft_wrap=True)
+    console.print(_totals(jobs, seconds), soft_wrap=True)
+
+
+def _notes(job: Row) -> Iterable[Text]:
+    """What a person should read about one job, below the table."""
+    label = f"{job['resource']} ({job['job_id']})"
+    if job["error"]:
+        yield Text.assemble((str(job["status"]), STATUS_COLOURS.get(job["status"], "")), f"  {label}: {job['error']}")
+    if job["parents_failed"] and not job["error"]:
+        yield Text(f"failed  {label}: {job['parents_failed']:,} parents failed; they are asked again by the next run.")
+    if job["rejected"]:
+        yield Text(f"note    {label}: {job['rejected']:,} records quarantined, see dw_etl_rejected_records.")
+    if job.get("warning"):
+        yield Text(f"note    {label}: {job['warning']}")
+
+
+def _totals(jobs: Sequence[Row], seconds: float) -> Text:
+    """One line over all jobs."""
+    ended = {status: sum(job["status"] == status for job in jobs) for status in ("success", "failed", "skipped")}
+    states = ", ".join(f"{n} {status}" for status, n in ended.items() if n)
+    total = {
+        name: sum(job[name] for job in jobs) for name in ("records_read", "inserted", "updated", "deleted", "requests")
+    }
+    return Text(
+        f"{len(jobs)} jobs: {states} · {total['records_read']:,} read, {total['inserted']:,} inserted, "
+        f"{total['updated']:,} updated, {total['deleted']:,} deleted · {total['requests']:,} requests in {seconds:.1f} s"
+    )
+
+
+def describe(error: BaseException) -> str:
+    """One line about an error, without anything a record or a header could have brought into it.
+
+    Only this package's own errors speak for themselves; of any other one nothing but its type is told, because its
+    message may hold data.
+    """
+    if isinstance(error, TrialSyncError):
+        return " ".join(str(error).split())
+    return (
+        f"{type(error).__name__} inside TrialSync. This is a fault of the program: set LOG_LEVEL=DEBUG for its place."
+    )
+
+
+def debugging() -> bool:
+    """Whether LOG_LEVEL=DEBUG is in the environment; read here because the settings themselves may be the fault."""
+    return os.environ.get("LOG_LEVEL", "").strip().upper() == "DEBUG"
+
+
+def report(error: BaseException, *, debug: bool = False) -> None:
+    """Print an error as one line on standard error; with `debug` also where it came from, still without data."""
+    if debug:
+        sys.stderr.writelines(traceback.format_tb(error.__traceback__))
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(("Error: ", "bold red"), describe(error)))
+
+
+def _table() -> Table:
+    """A table without lines, so that 80 columns go far."""
+    return Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+
+
+def _cell(name: str, value: Any) -> Text:
+    """One value as people write it."""
+    if value is None:
+        return Text("")
+    if name.endswith("status"):
+        return Text(str(value), STATUS_COLOURS.get(str(value), ""))
+    if isinstance(value, datetime):
+        return Text(f"{value:%Y-%m-%d %H:%M:%S}")
+    if isinstance(value, bool):
+        return Text("yes" if value else "no")
+    if isinstance(value, float):
+        return Text(f"{value:,.1f}")
+    if isinstance(value, int) and not name.endswith("id"):
+        return Text(f"{value:,}")
+    return Text(str(value))
+
+
+def _plain(value: Any) -> str:
+    """A value JSON has no form for."""
+    return value.isoformat() if isinstance(value, datetime) else str(value)

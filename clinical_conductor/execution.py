@@ -1,0 +1,165 @@
+"""What happens around a run of jobs: the schema before it, signals during it, results and exit code after it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psycopg
+
+from clinical_conductor import console, database
+from clinical_conductor.endpoints import Endpoint
+from clinical_conductor.errors import ConfigurationError
+from clinical_conductor.logs import configure_logging
+from clinical_conductor.orchestrator import RunOptions, plan_jobs, run_jobs
+from clinical_conductor.selection import Switches, catalog_switches, choose, with_rows
+from clinical_conductor.settings import Settings
+
+SWITCHES = "select id, is_active, inactive_reason from dw_etl_jobs"
+
+
+def run_and_report(
+    settings: Settings,
+    named: Sequence[Endpoint],
+    added: Sequence[Endpoint],
+    options: RunOptions,
+    *,
+    results: Path | None = None,
+) -> int:
+    """Migrate, run, write the results file, print the summary.
+
+    Args:
+        settings: Where the API and the database are.
+        named: Jobs asked for one by one.
+        added: Jobs a category adds; with neither, all active ones run.
+        options: How to run them.
+        results: Results file; written whatever becomes of the jobs.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigurationError: the choice of jobs, the results file or a setting is wrong; nothing has run.
+    """
+    console.check_results_path(results)
+    _need_base_url(settings, options.instance)
+    began = time.monotonic()
+    chosen: list[Endpoint] = []
+    try:
+        with database.connect(database.database_url(settings)) as conn:
+            database.migrate(conn)
+            switches = read_switches(conn)
+        chosen = choose(named, added, switches)
+        with stop_on_signals() as stop, console.RunProgress(row.resource for row in chosen) as progress:
+            # Again, now that the progress bar owns standard error: the lines of the log go above the bar.
+            configure_logging(settings)
+            jobs = [asdict(job) for job in run_jobs(settings, chosen, options, on_progress=progress, stop=stop)]
+    except ConfigurationError:
+        raise
+    except Exception as error:  # noqa: BLE001 (whatever it is, the results file has to say that the jobs failed)
+        console.report(error, debug=console.debugging())
+        chosen = chosen or choose(named, added, catalog_switches())
+        jobs = [console.failed_job(row, console.describe(error)) for row in chosen]
+    console.write_results(results, jobs)
+    console.show_summary(jobs, time.monotonic() - began)
+    return exit_code(jobs, options)
+
+
+def show_plan(
+    settings: Settings,
+    named: Sequence[Endpoint],
+    added: Sequence[Endpoint],
+    options: RunOptions,
+    *,
+    as_json: bool = False,
+) -> None:
+    """Print what a run would request. Reads the ledger if there is one; writes nothing, starts nothing.
+
+    Raises:
+        ConfigurationError: the choice of jobs is wrong.
+    """
+    chosen = choose(named, added, _switches_without_writing(settings))
+    plans = [asdict(plan) for plan in plan_jobs(settings, chosen, options)]
+    if not as_json:
+        console.say("Dry run: nothing is requested, nothing is written. This is what a run would ask for.")
+    for plan in plans:
+        plan["path"] = plan["path"] if not plan.get("note") else f"{plan['path']} · {plan['note']}"
+    console.show_rows(plans, ("job_id", "resource", "requests", "minutes", "path"), as_json=as_json)
+    if not as_json:
+        total = sum(plan["requests"] or 0 for plan in plans)
+        minutes = sum(plan["minutes"] or 0 for plan in plans)
+        console.output().print(
+            f"{len(plans)} jobs, about {total:,} requests, {minutes:,.1f} minutes at the rate limit."
+        )
+
+
+def exit_code(jobs: Sequence[dict[str, Any]], options: RunOptions) -> int:
+    """0 if every job succeeded with all its parents; a job skipped for the caller's own budget is no failure."""
+    budget = options.deadline is not None or options.max_requests is not None
+    fine = {"success", "skipped"} if budget else {"success"}
+    return 0 if all(job["status"] in fine and not job["parents_failed"] for job in jobs) else 1
+
+
+@contextmanager
+def open_database(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to the database with its schema up to date, for commands that read the ledger."""
+    with database.connect(database.database_url(settings)) as conn:
+        database.migrate(conn)
+        yield conn
+
+
+def read_switches(conn: psycopg.Connection[Any]) -> Switches:
+    """Which jobs the rows of dw_etl_jobs switch on and off."""
+    with database.translated():
+        return with_rows(conn.execute(SWITCHES).fetchall())
+
+
+def _switches_without_writing(settings: Settings) -> Switches:
+    """The switches of a configured database that can be read as it is, otherwise the catalog's."""
+    if settings.database is None:
+        return catalog_switches()
+    try:
+        with database.connect(settings.database) as conn:
+            return read_switches(conn)
+    except Exception:  # noqa: BLE001 (not reachable, or not migrated yet: a dry run answers all the same)
+        return catalog_switches()
+
+
+def _need_base_url(settings: Settings, instance: str | None) -> None:
+    """Refuse a run that cannot know which API to ask, before a database is started for it.
+
+    Raises:
+        ConfigurationError: there is no base URL, and no database yet whose dw_api_credentials could name one.
+    """
+    if not settings.api_base_url and instance is None and settings.database is None and not settings.work_dir.exists():
+        raise ConfigurationError(
+            "CC_API_BASE_URL is not set. Put it into the environment or .env, such as https://ccs.example.com/CCSWEB, "
+            "with CC_API_KEY; or try `trialsync-etl demo`, which needs neither."
+        )
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """An event that the first SIGTERM or Ctrl-C sets, so that jobs end cleanly; the second one ends the process."""
+    stop = threading.Event()
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+        console.say("Stopping: what is committed stays. Once more to stop at once.")
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,71 @@
+"""Which jobs a command is about: what was asked for, checked against the catalog and against dw_etl_jobs.
+
+The catalog says what exists; the rows of dw_etl_jobs are the operator's, and theirs is the last word on what is
+switched on. A job that was named and is switched off is refused with its reason, never left out in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from clinical_conductor.endpoints import BY_JOB_ID, CATEGORIES, ENDPOINTS, Endpoint, find_endpoint
+from clinical_conductor.errors import ConfigurationError
+
+Switches = Mapping[int, tuple[bool, str | None]]
+"""Per job id: whether it is switched on, and why not if it is off."""
+
+
+def catalog_switches() -> Switches:
+    """What the catalog says, for when no database has been asked."""
+    return {row.job_id: (row.active, row.inactive) for row in ENDPOINTS.values()}
+
+
+def with_rows(rows: Iterable[tuple[int, bool | None, str | None]]) -> Switches:
+    """The catalog's switches, overruled by rows of dw_etl_jobs (id, is_active, inactive_reason)."""
+    switches = dict(catalog_switches())
+    for job_id, is_active, reason in rows:
+        if job_id in switches:
+            on = is_active is not False
+            switches[job_id] = (on, None if on else reason or "switched off in dw_etl_jobs")
+    return switches
+
+
+def named_endpoints(
+    resources: Sequence[str] = (), job_ids: Sequence[int] = (), category: str | None = None
+) -> tuple[list[Endpoint], list[Endpoint]]:
+    """The endpoints that were asked for by name or id, and those that a category adds; no doubles, catalog order.
+
+    Raises:
+        ConfigurationError: a name, id or category does not exist; the message suggests the nearest one.
+    """
+    names = [name.strip() for text in resources for name in text.split(",") if name.strip()]
+    if resources and not names:
+        raise ConfigurationError(
+            "--resources names nothing: give one or more names, such as --resources sites,studies."
+        )
+    wanted = {find_endpoint(name).job_id for name in (*names, *job_ids)}
+    if category is not None and category not in CATEGORIES:
+        raise ConfigurationError(f"There is no category {category!r}: use one of {', '.join(CATEGORIES)}.")
+    named = [row for job_id, row in BY_JOB_ID.items() if job_id in wanted]
+    added = [row for row in ENDPOINTS.values() if row.category == category and row.job_id not in wanted]
+    return named, added
+
+
+def choose(named: Sequence[Endpoint], added: Sequence[Endpoint], switches: Switches) -> list[Endpoint]:
+    """The jobs to run: everything named, and what is switched on of the rest; with neither, all that is switched on.
+
+    Raises:
+        ConfigurationError: a job that was named is switched off, or nothing is left to run.
+    """
+    for row in named:
+        on, reason = switches[row.job_id]
+        if not on:
+            raise ConfigurationError(
+                f"Job {row.job_id} ({row.resource}) is switched off: {reason}. To switch it on: "
+                f"update dw_etl_jobs set is_active = true where id = {row.job_id};"
+            )
+    rest = added or ([] if named else list(ENDPOINTS.values()))
+    chosen = [*named, *(row for row in rest if switches[row.job_id][0])]
+    if not chosen:
+        raise ConfigurationError("Every job of this choice is switched off. `trialsync-etl list` shows why.")
+    return sorted(chosen, key=lambda row: row.job_id)
