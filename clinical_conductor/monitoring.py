@@ -1,0 +1,452 @@
+"""What the ledger says, read once and shared by the dashboard, the API, the metrics and the alerts. Reads only.
+
+`read_ledger(settings)` answers a `Snapshot`: every job with its latest runs, what failed and the command that mends
+it, what is owed, quarantined, stale or overdue. Nothing in it is a record, a key of a patient or a study, or the text
+of an error that this package did not write itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from clinical_conductor.errors import ConfigurationError
+from clinical_conductor.jobs_config import load_timezone, missed_fires, next_fire
+from clinical_conductor.ledger import Check, Day, Job, Night, Run, Snapshot, Transformation
+from clinical_conductor.remedies import Remedy, remedy_for
+from clinical_conductor.settings import Settings
+
+NIGHT = timedelta(hours=24)
+TREND_RUNS = 14
+TREND_DAYS = 60
+STUCK_AFTER = timedelta(minutes=15)
+"""A running job that has committed nothing and said nothing for so long is stuck, or its process is gone."""
+GRACE = timedelta(hours=1)
+"""A scheduled run may begin so much later than its time before it counts as missed."""
+
+
+def read_ledger(settings: Settings, *, now: datetime | None = None) -> Snapshot:
+    """A snapshot of the configured (or embedded) database.
+
+    Raises:
+        DatabaseTrouble: the database cannot be reached.
+        DatabaseRefused: it has no ledger, or may not be read.
+    """
+    from clinical_conductor.database import connect, database_url
+
+    zone = zone_of(settings)
+    with connect(database_url(settings), name="trialsync-monitor") as conn:
+        return take_snapshot(conn, zone=zone, now=now)
+
+
+def zone_of(settings: Settings) -> tzinfo:
+    """The time zone of the schedules; UTC when config/jobs.yaml cannot be read."""
+    try:
+        return load_timezone(settings.jobs_file)
+    except ConfigurationError:
+        return UTC
+
+
+def take_snapshot(conn: psycopg.Connection[Any], *, zone: tzinfo = UTC, now: datetime | None = None) -> Snapshot:
+    """Read the ledger over an open connection.
+
+    Args:
+        conn: A connection whose time zone is UTC, as `database.connect` makes it.
+        zone: In which zone the cron expressions are meant.
+        now: Stands in for the clock.
+
+    Raises:
+        DatabaseTrouble: the connection was lost.
+        DatabaseRefused: there is no ledger, or it may not be read.
+    """
+    from clinical_conductor.database import translated
+
+    now = now or datetime.now(UTC)
+    with translated(), conn.transaction():
+        jobs = _read_jobs(conn, zone, now)
+        days = _read_days(conn, now)
+        transformations = _read_transformations(conn)
+        checks = _read_checks(conn)
+    return Snapshot(now, _night(jobs, now), jobs, days, transformations, checks, zone)
+
+
+def read_run(conn: psycopg.Connection[Any], run_id: int) -> Run | None:
+    """One run, or None if there is no such run."""
+    found = read_runs(conn, run_id=run_id, limit=1)
+    return found[0] if found else None
+
+
+def read_runs(
+    conn: psycopg.Connection[Any],
+    *,
+    run_id: int | None = None,
+    job_id: int | None = None,
+    status: str | None = None,
+    before: int | None = None,
+    limit: int = 50,
+) -> list[Run]:
+    """Runs, newest first; `before` is the id of the last run already seen."""
+    from clinical_conductor.database import translated
+
+    with translated():
+        rows = _rows(
+            conn,
+            _RUNS.format(source="dw_etl_runs")
+            + """
+            where (%(run)s::integer is null or r.id = %(run)s)
+                and (%(job)s::integer is null or r.job_id = %(job)s)
+                and (%(status)s::text is null or r.run_status = %(status)s)
+                and (%(before)s::integer is null or r.id < %(before)s)
+            order by r.id desc
+            limit %(limit)s
+            """,
+            {"run": run_id, "job": job_id, "status": status, "before": before, "limit": limit},
+        )
+    return [_run(row) for row in rows]
+
+
+def rejection_reasons(conn: psycopg.Connection[Any], run: Run) -> list[tuple[str, int]]:
+    """Why a run put records into quarantine, and how many; never which."""
+    from clinical_conductor.database import translated
+
+    with translated():
+        rows = _rows(
+            conn,
+            """
+            select reason, count(*) as records from dw_etl_rejected_records
+            where etl_run_id = %(run)s group by reason order by count(*) desc, reason limit 20
+            """,
+            {"run": run.id},
+        )
+    return [(row["reason"], row["records"]) for row in rows]
+
+
+_RUNS = """
+    select r.*, coalesce(j.resource, j.name, 'job ' || r.job_id) as resource, i.instance_name as instance
+    from {source} as r
+    left join dw_etl_jobs as j on r.job_id = j.id
+    left join dw_api_credentials as i on r.source_instance_id = i.id
+"""
+
+
+def _rows(
+    conn: psycopg.Connection[Any], query: str, values: Mapping[str, object] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of a query as dictionaries."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query, values).fetchall()
+
+
+def _utc(value: datetime | None) -> datetime | None:
+    """The ledger's timestamps have no zone and are UTC."""
+    return None if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _run(row: Mapping[str, Any]) -> Run:
+    """A row of dw_etl_runs; what the existing system left null is 0."""
+    started, ended = _utc(row["started_at"]), _utc(row["completed_at"])
+    started = started or ended or datetime.fromtimestamp(0, UTC)
+    stages = {name: float(value) for name, value in (row["stages"] or {}).items() if isinstance(value, (int, float))}
+    seconds = (ended - started).total_seconds() if ended else None
+    return Run(
+        id=row["id"],
+        job_id=row["job_id"],
+        resource=row["resource"],
+        instance=row["instance"],
+        status=row["run_status"],
+        started_at=started,
+        completed_at=ended,
+        seconds=max(seconds, 0.0) if seconds is not None else None,
+        records_read=row["records_read"] or 0,
+        inserted=row["records_inserted"] or 0,
+        updated=row["records_updated"] or 0,
+        unchanged=row["records_unchanged"] or 0,
+        deleted=row["records_deleted"] or 0,
+        rejected=row["records_rejected"] or 0,
+        duplicates=row["records_duplicate"] or 0,
+        loaded=row["records_loaded"] or 0,
+        requests=row["requests"] or 0,
+        retries=row["retries"] or 0,
+        throttled=row["throttled"] or 0,
+        limiter_wait_seconds=row["limiter_wait_seconds"] or 0.0,
+        request_seconds=row["request_seconds"] or 0.0,
+        parents_total=row["parents_total"],
+        parents_fetched=row["parents_fetched"],
+        parents_failed=row["parents_failed"] or 0,
+        parents_owed=row["parents_owed"],
+        upstream_count=row["upstream_count"],
+        staged_count=row["staged_count"],
+        full_refresh=bool(row["full_refresh"]),
+        error_type=row["error_type"],
+        error_category=row["error_category"],
+        error=row["error_message"] if row["error_type"] else None,
+        warning=row["warning"],
+        stages=stages,
+        batch=str(row["batch_id"]) if row["batch_id"] else None,
+        retry_of=row["retry_of_run_id"],
+        heartbeat_at=_utc(row["heartbeat_at"]),
+        host=row["host"],
+        process_id=row["process_id"],
+    )
+
+
+def _read_jobs(conn: psycopg.Connection[Any], zone: tzinfo, now: datetime) -> tuple[Job, ...]:
+    """Every job, once per instance it has run on."""
+    rows = _rows(conn, "select * from dw_etl_jobs order by id")
+    names = {row["id"]: row["instance_name"] for row in _rows(conn, "select id, instance_name from dw_api_credentials")}
+    runs: dict[tuple[int, int | None], list[Run]] = {}
+    for row in _rows(
+        conn,
+        _RUNS.format(
+            source="""(
+                select x.*, row_number() over (
+                    partition by x.job_id, x.source_instance_id order by x.started_at desc, x.id desc
+                ) as place
+                from dw_etl_runs as x where x.started_at > %(since)s or x.run_status = 'running'
+            )"""
+        )
+        + "where r.place <= %(many)s order by r.started_at, r.id",
+        {"since": (now - timedelta(days=TREND_DAYS)).replace(tzinfo=None), "many": TREND_RUNS},
+    ):
+        runs.setdefault((row["job_id"], row["source_instance_id"]), []).append(_run(row))
+    success = {
+        (row["job_id"], row["instance"]): _utc(row["at"])
+        for row in _rows(
+            conn,
+            """
+            select job_id, source_instance_id as instance, max(completed_at) as at
+            from dw_etl_runs where run_status = 'success' group by job_id, source_instance_id
+            """,
+        )
+    }
+    quarantine = {
+        (row["job"], row["instance"]): row["records"]
+        for row in _rows(
+            conn,
+            """
+            select etl_job_id as job, source_instance_id as instance, count(*) as records
+            from dw_etl_rejected_records group by etl_job_id, source_instance_id
+            """,
+        )
+    }
+    parents = {
+        (row["job_id"], row["instance"], row["status"]): row["parents"]
+        for row in _rows(
+            conn,
+            """
+            select job_id, source_instance_id as instance, status, count(*) as parents
+            from dw_etl_parents where status <> 'fetched' group by job_id, source_instance_id, status
+            """,
+        )
+    }
+    marks = {
+        (row["job_id"], row["source_instance_id"]): _utc(row["watermark"])
+        for row in _rows(conn, "select job_id, source_instance_id, watermark from dw_etl_watermarks")
+    }
+    several = len({instance for _, instance in runs if instance is not None}) > 1
+    jobs: list[Job] = []
+    for row in rows:
+        for instance in sorted((i for job, i in runs if job == row["id"]), key=lambda i: i or 0) or [None]:
+            key = (row["id"], instance)
+            mine = tuple(runs.get(key, ()))
+            active = bool(row["is_active"])
+            schedule, next_run, missed = _schedule(row, mine, zone, now) if active else (row["schedule_cron"], None, 0)
+            health = _health(active, mine, missed, now)
+            jobs.append(
+                Job(
+                    id=row["id"],
+                    resource=row["resource"] or row["name"] or f"job {row['id']}",
+                    name=row["name"] or "",
+                    category=row["category"] or "",
+                    table=row["target_table"] or "",
+                    instance_id=instance,
+                    instance=names.get(instance) if several and instance is not None else None,
+                    active=active,
+                    inactive_reason=row["inactive_reason"],
+                    schedule=schedule,
+                    next_run=next_run,
+                    missed=missed,
+                    health=health,
+                    runs=mine,
+                    last_success_at=success.get(key),
+                    quarantined=quarantine.get(key, 0),
+                    parents_failed=parents.get((*key, "failed"), 0),
+                    parents_gone=parents.get((*key, "gone"), 0),
+                    watermark=marks.get(key),
+                    remedy=_remedy(health, row["id"], row["resource"] or "", mine),
+                )
+            )
+    return tuple(jobs)
+
+
+def _schedule(
+    row: Mapping[str, Any], runs: Sequence[Run], zone: tzinfo, now: datetime
+) -> tuple[str | None, datetime | None, int]:
+    """A job's cron expression, when it fires next, and how many fires nobody answered."""
+    text = row["schedule_cron"]
+    if not text:
+        return None, None, 0
+    since = runs[-1].started_at if runs else _utc(row["updated_at"] or row["created_at"]) or now
+    try:
+        return text, next_fire(text, now, zone), missed_fires(text, since, now - GRACE, zone)
+    except (ValueError, KeyError, StopIteration):
+        # Written by SQL and not a schedule: shown as it is, and never due.
+        return text, None, 0
+
+
+def _health(active: bool, runs: Sequence[Run], missed: int, now: datetime) -> str:
+    """One word of HEALTH for a job."""
+    if not active:
+        return "inactive"
+    last = runs[-1] if runs else None
+    if last is not None and last.status == "running":
+        return "stuck" if now - (last.heartbeat_at or last.started_at) > STUCK_AFTER else "running"
+    if last is not None and last.status == "failed":
+        return "failed"
+    if missed:
+        return "overdue"
+    if last is None:
+        return "never"
+    if last.status == "skipped":
+        return "skipped"
+    return "attention" if last.warning or last.rejected or last.parents_failed else "ok"
+
+
+def _remedy(health: str, job_id: int, resource: str, runs: Sequence[Run]) -> Remedy | None:
+    """What mends a job that somebody has to look at."""
+    last = runs[-1] if runs else None
+    run_id = last.id if last else None
+    if health == "failed" and last is not None:
+        return remedy_for(last.error_type, job_id=job_id, resource=resource, run_id=run_id)
+    if health in ("stuck", "overdue"):
+        return remedy_for(health, job_id=job_id, resource=resource, run_id=run_id)
+    if health == "attention" and last is not None:
+        kind = "ParentFailed" if last.parents_failed else "RecordRejected" if last.rejected else "warning"
+        return remedy_for(kind, job_id=job_id, resource=resource, run_id=run_id)
+    return None
+
+
+def _night(jobs: Iterable[Job], now: datetime) -> Night:
+    """The last 24 hours of the active jobs."""
+    active = [job for job in jobs if job.active]
+    window = [
+        job.last
+        for job in active
+        if job.last is not None and (job.last.started_at > now - NIGHT or job.last.status == "running")
+    ]
+    counts = Counter(run.status for run in window)
+    bad = Counter(job.health for job in active)
+    broken = bad["failed"] + bad["stuck"]
+    changed = sum(run.changed for run in window)
+    if broken or bad["overdue"]:
+        verdict = "failed"
+        parts = [f"{bad[word]} {word}" for word in ("failed", "stuck", "overdue") if bad[word]]
+        headline = f"{', '.join(parts)} of {len(active)} jobs"
+    elif counts["running"]:
+        verdict = "running"
+        headline = f"Running: {len(window) - counts['running']} of {len(window)} jobs done"
+    elif not window:
+        verdict, headline = "silent", "Nothing ran in the last 24 hours"
+    elif bad["attention"]:
+        verdict = "attention"
+        headline = f"All {len(window)} jobs ran; {bad['attention']} left something behind"
+    else:
+        verdict = "good"
+        headline = f"All {len(window)} jobs ran; {changed:,} rows changed"
+    ended = [run.completed_at for run in window if run.completed_at]
+    return Night(
+        verdict=verdict,
+        headline=headline,
+        counts=dict(counts),
+        began_at=min((run.started_at for run in window), default=None),
+        ended_at=max(ended, default=None) if not counts["running"] else None,
+        inserted=sum(run.inserted for run in window),
+        updated=sum(run.updated for run in window),
+        deleted=sum(run.deleted for run in window),
+        unchanged=sum(run.unchanged for run in window),
+        rejected=sum(run.rejected for run in window),
+        requests=sum(run.requests for run in window),
+        retries=sum(run.retries for run in window),
+        throttled=sum(run.throttled for run in window),
+        owed=sum(job.owed for job in active),
+    )
+
+
+def _read_days(conn: psycopg.Connection[Any], now: datetime) -> tuple[Day, ...]:
+    """The last 14 days, oldest first, quiet ones included."""
+    first = (now - timedelta(days=TREND_RUNS - 1)).astimezone(UTC).date()
+    found = {
+        row["day"]: row
+        for row in _rows(
+            conn,
+            """
+            select
+                started_at::date as day,
+                count(*) filter (where run_status = 'success') as succeeded,
+                count(*) filter (where run_status = 'failed') as failed,
+                coalesce(sum(records_inserted + records_updated + records_deleted), 0)::bigint as changed
+            from dw_etl_runs where started_at >= %(first)s group by started_at::date
+            """,
+            {"first": first},
+        )
+    }
+    days = []
+    for offset in range(TREND_RUNS):
+        day = first + timedelta(days=offset)
+        row = found.get(day)
+        days.append(
+            Day(day.isoformat(), row["succeeded"], row["failed"], row["changed"])
+            if row
+            else Day(day.isoformat(), 0, 0, 0)
+        )
+    return tuple(days)
+
+
+def _exists(conn: psycopg.Connection[Any], table: str) -> bool:
+    """Whether the database has a table; the warehouse's own come with its migrations."""
+    row = conn.execute("select to_regclass(%s) is not null", (table,)).fetchone()
+    return bool(row and row[0])
+
+
+def _read_transformations(conn: psycopg.Connection[Any]) -> tuple[Transformation, ...]:
+    """The latest run of every procedure; () before the warehouse exists."""
+    if not _exists(conn, "dw_transformation_runs"):
+        return ()
+    rows = _rows(
+        conn,
+        """
+        select distinct on (procedure_name)
+            id, procedure_name, status, started_at, finished_at, rows_inserted, rows_updated, rows_expired,
+            rows_deleted, rows_rejected, error
+        from dw_transformation_runs
+        order by procedure_name, started_at desc, id desc
+        """,
+    )
+    return tuple(
+        Transformation(
+            id=row["id"],
+            name=row["procedure_name"],
+            status=row["status"],
+            started_at=_utc(row["started_at"]),
+            seconds=(row["finished_at"] - row["started_at"]).total_seconds() if row["finished_at"] else None,
+            inserted=row["rows_inserted"],
+            updated=row["rows_updated"],
+            expired=row["rows_expired"],
+            deleted=row["rows_deleted"],
+            rejected=row["rows_rejected"],
+            error=row["error"],
+        )
+        for row in rows
+    )
+
+
+def _read_checks(conn: psycopg.Connection[Any]) -> tuple[Check, ...]:
+    """The latest result of every check; () before the warehouse exists."""
+    if not _exists(conn, "dw_quality_results"):
+        return ()
+    return ()

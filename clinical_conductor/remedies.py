@@ -1,0 +1,100 @@
+"""What to do about what went wrong: for every error of errors.py one sentence and one command.
+
+The dashboard, the API, the alerts and docs/troubleshooting.md say the same, because they all read it here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """What an error means to the person on call, and the command that mends it."""
+
+    meaning: str
+    command: str
+
+
+_RETRY = "trialsync-etl retry --run-id {run}"
+_DOCTOR = "trialsync-etl doctor --resources {resource}"
+
+REMEDIES: dict[str, Remedy] = {
+    "RateLimited": Remedy(
+        "The API asked for fewer requests. Lower CC_API_RATE_LIMIT if it keeps asking, then run it again.", _RETRY
+    ),
+    "ServerTrouble": Remedy("The API had trouble of its own. Nothing is lost; run it again.", _RETRY),
+    "ConnectionTrouble": Remedy("The API could not be reached. Once it answers again, run it again.", _RETRY),
+    "ReadTimeout": Remedy(
+        "The API was silent longer than ETL_TIMEOUT_SECONDS. Run it again, or raise the limit.", _RETRY
+    ),
+    "UnreadableAnswer": Remedy(
+        "The API answered with something that is not JSON (a proxy's page?). Run it again.", _RETRY
+    ),
+    "DatabaseTrouble": Remedy("PostgreSQL dropped the connection. What was committed stays; run it again.", _RETRY),
+    "RecordRejected": Remedy(
+        "Some records cannot be stored as they are. They are kept in dw_etl_rejected_records with the reason, and go "
+        "away once they are corrected upstream.",
+        "trialsync-etl history --job-id {job}",
+    ),
+    "ParentFailed": Remedy("Some parents could not be asked. They stay owed; this asks for them only.", _RETRY),
+    "ParentGone": Remedy(
+        "A parent no longer exists upstream. Nothing to do; it is asked for again when it changes.",
+        "trialsync-etl history --job-id {job}",
+    ),
+    "ConfigurationError": Remedy("A setting is missing or wrong; the message names it.", "trialsync-etl doctor"),
+    "Unauthorised": Remedy(
+        "The API refused the key or its header. Set CC_API_KEY or CC_API_KEY_HEADER, then retry.",
+        "trialsync-etl doctor",
+    ),
+    "EndpointNotFound": Remedy(
+        "The endpoint is on neither of its known paths. The doctor tells what answers.", _DOCTOR
+    ),
+    "EndpointNotOffered": Remedy(
+        "This edition of Clinical Conductor lacks the endpoint: switch the job off.",
+        "trialsync-etl schedule --job-id {job} --disable",
+    ),
+    "BadRequest": Remedy("The API refuses the request in every form. The doctor tells what it accepts.", _DOCTOR),
+    "UnknownEnvelope": Remedy("The API answers in a shape we do not know. The doctor describes it.", _DOCTOR),
+    "PagingBroken": Remedy("The endpoint cannot be listed without losing rows, so nothing was deleted.", _DOCTOR),
+    "MassDelete": Remedy(
+        "More rows than usual are gone upstream, so none was deleted here. If that is right, allow it once.",
+        "trialsync-etl run --job-id {job} --allow-mass-delete",
+    ),
+    "JobLocked": Remedy("Another run is loading this table. Wait for it to end, then run it again.", _RETRY),
+    "RunFenced": Remedy("Another process closed this run while it worked. The newer run counts.", _RETRY),
+    "DatabaseRefused": Remedy(
+        "PostgreSQL refused: a permission, a constraint or a full disk. Mend that, then run it again.", _RETRY
+    ),
+    "MigrationError": Remedy("The schema could not be brought up to date.", "trialsync-etl db migrate"),
+    # Not classes of errors.py: what the ledger itself shows.
+    "Killed": Remedy("The process ended in the middle. What was committed stays; run it again.", _RETRY),
+    "stuck": Remedy(
+        "The run has been silent for 15 minutes. If its process is gone, a new run closes it and goes on.",
+        "trialsync-etl run --job-id {job}",
+    ),
+    "overdue": Remedy(
+        "The schedule's time passed and no run began. Is the scheduler (serve, cron or timer) alive?",
+        "trialsync-etl run --job-id {job}",
+    ),
+    "warning": Remedy(
+        "The run succeeded and has something to say; see its warning.", "trialsync-etl history --job-id {job}"
+    ),
+}
+
+UNKNOWN = Remedy("The job failed unexpectedly. What was committed stays; run it again and read the log.", _RETRY)
+
+
+def remedy_for(kind: str | None, *, job_id: int, resource: str, run_id: int | None) -> Remedy:
+    """What to do about one job, with its numbers filled in.
+
+    >>> remedy_for("ServerTrouble", job_id=2, resource="studies", run_id=17).command
+    'trialsync-etl retry --run-id 17'
+    """
+    remedy = REMEDIES.get(kind or "", UNKNOWN)
+    template = remedy.command
+    if run_id is None:
+        template = template.replace("retry --run-id {run}", "run --job-id {job}")
+    if not resource:
+        template = template.replace("--resources {resource}", "--job-id {job}")
+    return Remedy(remedy.meaning, template.format(job=job_id, resource=resource, run=run_id))
