@@ -6,6 +6,8 @@ without decoding them. Only the key, the parent and the cursor are read, by one 
 One rule for what PostgreSQL's jsonb cannot hold: a record with \\u0000, with a lone surrogate or with bytes that are
 not UTF-8, and a record without a usable key, is never altered and never dropped. It is set aside as `Rejected`, with
 its reason and its raw text, and the rest of the page goes on. An escaped backslash before "u0000" is ordinary text.
+
+Nothing here that holds data has a repr that shows it.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ _ESCAPE = re.compile(
 )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Rejected:
     """A record that is set aside: what is known of its key, its parent, why, and its raw text."""
 
@@ -53,7 +55,7 @@ class Rejected:
     raw: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Page:
     """Records as served, each with its source_id; `parents` only where the record itself names its parent."""
 
@@ -73,7 +75,7 @@ def content_hash(raw: bytes | Raw) -> bytes:
     return blake2b(raw, digest_size=16).digest()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Document:
     """A body that was found to be complete JSON, opened one level deep.
 
@@ -111,7 +113,7 @@ def read_document(body: bytes) -> Document:
         raise ValueError("not one complete JSON value") from None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Envelope:
     """The records of one answer, and what it says about the rest of the listing."""
 
@@ -129,7 +131,7 @@ _LINK_NAMES = frozenset(("@odata.nextlink", "odata.nextlink", "nextpagelink", "n
 _COUNT_NAMES = frozenset(("@odata.count", "odata.count", "count"))
 
 
-def open_envelope(document: Document, *, what: str, single: bool = False) -> Envelope:
+def open_envelope(document: Document, *, what: str, single: bool | None = False) -> Envelope:
     """The records inside an answer, whichever of the API's envelopes it uses.
 
     Known are {"value": [..]}, {"Items": [..], "NextPageLink", "Count"} (names in any case), a bare array, and for
@@ -138,7 +140,7 @@ def open_envelope(document: Document, *, what: str, single: bool = False) -> Env
     Args:
         document: The opened body.
         what: The resource's name, for the message.
-        single: Whether one object is expected.
+        single: Whether one object is expected; None takes an object as well as a list.
 
     Raises:
         UnknownEnvelope: another shape; the message names its keys and none of its data.
@@ -168,7 +170,7 @@ def open_envelope(document: Document, *, what: str, single: bool = False) -> Env
                 digits = bytes(value).strip(b'"')
                 envelope.count = int(digits) if digits.isdigit() and len(digits) < 19 else envelope.count
         return _checked(envelope, what, single)
-    if single:
+    if single is not False:
         whole = document.masked.strip()
         return _list_envelope("single", b"[" + whole + b"]", [Raw(whole)], document)
     raise UnknownEnvelope(
@@ -177,7 +179,7 @@ def open_envelope(document: Document, *, what: str, single: bool = False) -> Env
     )
 
 
-def _checked(envelope: Envelope, what: str, single: bool) -> Envelope:
+def _checked(envelope: Envelope, what: str, single: bool | None) -> Envelope:
     """The envelope, unless it lists several records where one object was expected."""
     if single and len(envelope.raws) > 1:
         raise UnknownEnvelope(
@@ -223,7 +225,7 @@ def _text(raw: Raw) -> str | None:
         return None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Rows:
     """The records of one answer in their order, with what was read from each.
 
