@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from clinical_conductor import console
-from clinical_conductor.endpoints import BY_JOB_ID, CATEGORIES, ENDPOINTS, find_endpoint
+from clinical_conductor.endpoints import CATEGORIES, ENDPOINTS, find_endpoint
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.selection import named_endpoints
 from clinical_conductor.settings import Settings, load_settings
@@ -108,18 +108,19 @@ def run(
     allow_mass_delete: MassDelete = False,
 ) -> None:
     """Load jobs into PostgreSQL: those named, or all active ones. Makes or upgrades the schema first."""
-    from clinical_conductor.execution import run_and_report, show_plan
-    from clinical_conductor.orchestrator import RunOptions
-
     settings = _settings()
     named, added = named_endpoints(resources or (), job_id or (), category)
     if all_jobs and (named or added):
         raise ConfigurationError("--all means every active job: leave it out, or leave out the names.")
+    until = next_time(deadline) if deadline else None
+    from clinical_conductor.execution import run_and_report, show_plan
+    from clinical_conductor.orchestrator import RunOptions
+
     options = RunOptions(
         full_refresh=full_refresh,
         parallel=parallel,
         max_requests=max_requests,
-        deadline=next_time(deadline) if deadline else None,
+        deadline=until,
         allow_mass_delete=allow_mass_delete,
         instance=instance,
     )
@@ -139,10 +140,10 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a run would request, how long it would take, and write nothing."""
+    named, added = named_endpoints(resources or (), job_id or (), category)
     from clinical_conductor.execution import show_plan
     from clinical_conductor.orchestrator import RunOptions
 
-    named, added = named_endpoints(resources or (), job_id or (), category)
     show_plan(_settings(), named, added, RunOptions(full_refresh=full_refresh, instance=instance), as_json=as_json)
 
 
@@ -174,7 +175,9 @@ def status(job_id: OneJob = None, as_json: AsJson = False) -> None:
 
     with open_database(_settings()) as conn:
         rows = runs.latest_runs(conn, _checked_job(job_id))
-    console.show_rows(rows, STATUS_COLUMNS, as_json=as_json, empty="No job has run yet: trialsync-etl run")
+    if not any(row["run_id"] for row in rows):
+        console.say("No job has run yet. Start with: trialsync-etl run")
+    console.show_rows(rows, STATUS_COLUMNS, as_json=as_json)
 
 
 @app.command()
@@ -189,7 +192,7 @@ def history(
 
     with open_database(_settings()) as conn:
         rows = runs.run_history(conn, _checked_job(job_id), limit)
-    console.show_rows(rows, HISTORY_COLUMNS, as_json=as_json, empty="No job has run yet: trialsync-etl run")
+    console.show_rows(rows, HISTORY_COLUMNS, as_json=as_json, empty="No job has run yet.")
 
 
 @db.command("migrate")
@@ -234,23 +237,27 @@ def retry(
     results: Results = None,
 ) -> None:
     """Run again what failed. What is committed stays; only what is owed is asked for again."""
+    if (run_id is None) == (not failed):
+        raise ConfigurationError("Say which: --run-id N, or --failed for every job whose latest run failed.")
     from clinical_conductor import runs
     from clinical_conductor.execution import open_database, run_and_report
     from clinical_conductor.orchestrator import RunOptions
 
-    if (run_id is None) == (not failed):
-        raise ConfigurationError("Say which: --run-id N, or --failed for every job whose latest run failed.")
     settings = _settings()
     with open_database(settings) as conn:
-        if run_id is not None:
-            jobs = [runs.run_job_id(conn, run_id)]
-        else:
-            jobs = [row["job_id"] for row in runs.latest_runs(conn) if row["run_status"] == "failed"]
-    if not jobs:
+        rows = runs.run_history(conn, run_id=run_id) if run_id else runs.latest_runs(conn)
+    if run_id and not rows:
+        raise ConfigurationError(f"There is no run {run_id}. `trialsync-etl history` shows the latest ones.")
+    if failed:
+        rows = [row for row in rows if row["run_status"] == "failed"]
+    if not rows:
         console.say("No job's latest run failed.")
         return
-    named = [BY_JOB_ID[job] for job in jobs if job in BY_JOB_ID]
-    options = RunOptions(parallel=parallel)
+    instances = {row["instance_name"] for row in rows}
+    if len(instances) > 1:
+        raise ConfigurationError("Jobs of several instances failed: retry them one by one, with --run-id.")
+    named = [find_endpoint(row["job_id"]) for row in rows]
+    options = RunOptions(parallel=parallel, instance=instances.pop())
     raise typer.Exit(run_and_report(settings, named, (), options, results=results))
 
 

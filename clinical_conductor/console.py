@@ -153,7 +153,7 @@ def show_rows(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool = Fa
         table.add_row(*(_cell(name, row.get(name)) for name in columns))
     console = output()
     # Long paths are folded for people only: in a pipe a row stays one line, so that grep finds it whole.
-    console.print(table, width=None if console.is_terminal else 250)
+    (console if console.is_terminal else Console(width=250, highlight=False)).print(table)
 
 
 def show_summary(jobs: Sequence[Row], seconds: float) -> None:
@@ -200,12 +200,11 @@ def _totals(jobs: Sequence[Row], seconds: float) -> Text:
     """One line over all jobs."""
     ended = {status: sum(job["status"] == status for job in jobs) for status in ("success", "failed", "skipped")}
     states = ", ".join(f"{n} {status}" for status, n in ended.items() if n)
-    total = {
-        name: sum(job[name] for job in jobs) for name in ("records_read", "inserted", "updated", "deleted", "requests")
-    }
+    names = ("records_read", "inserted", "updated", "deleted", "requests")
+    read, inserted, updated, deleted, requests = (sum(job[name] for job in jobs) for name in names)
     return Text(
-        f"{len(jobs)} jobs: {states} · {total['records_read']:,} read, {total['inserted']:,} inserted, "
-        f"{total['updated']:,} updated, {total['deleted']:,} deleted · {total['requests']:,} requests in {seconds:.1f} s"
+        f"{len(jobs)} jobs: {states} · {read:,} read, {inserted:,} inserted, {updated:,} updated, "
+        f"{deleted:,} deleted · {requests:,} requests in {seconds:.1f} s"
     )
 
 

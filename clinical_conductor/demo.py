@@ -1,0 +1,67 @@
+"""The demo: a simulated instance and the embedded PostgreSQL, so that everything runs with nothing configured."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+
+from clinical_conductor import console
+from clinical_conductor.execution import run_and_report
+from clinical_conductor.orchestrator import RunOptions
+from clinical_conductor.settings import Settings, load_settings
+from clinical_conductor.simulator import Simulator, SimulatorProcess
+
+INSTANCE = "demo"
+"""Name of the simulated instance in dw_api_credentials: its rows stay apart from those of a real one."""
+
+API_KEY = "demo-key"
+
+NEXT_STEPS = """
+What next:
+  trialsync-etl demo                  again: nothing is inserted and nothing is updated
+  trialsync-etl status                the latest run of every job
+  psql "$(trialsync-etl db url)"      look at the rows: select data from dim_studies_staging limit 3;
+  trialsync-etl db stop               stop the embedded PostgreSQL
+A real instance: set CC_API_BASE_URL and CC_API_KEY (see README.md), then: trialsync-etl run --dry-run
+"""
+
+
+def run_demo(settings: Settings, *, scale: float, seed: int, results: Path | None = None) -> int:
+    """Load every active job from a simulator into the embedded PostgreSQL; a configured one is never touched.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigurationError: the embedded PostgreSQL is not installed, or the results file cannot be written.
+    """
+    with SimulatorProcess(scale=scale, seed=seed, api_key=API_KEY) as simulator:
+        console.say(f"A simulated Clinical Conductor answers at {simulator.base_url}")
+        own = load_settings(
+            {},
+            dotenv=None,
+            api_base_url=simulator.base_url,
+            api_key=API_KEY,
+            api_rate_limit=0.0,
+            parallel_jobs=settings.parallel_jobs,
+            log_level=settings.log_level,
+            log_file=settings.log_file,
+            work_dir=settings.work_dir,
+        )
+        code = run_and_report(own, (), (), RunOptions(instance=INSTANCE), results=results)
+    console.say(NEXT_STEPS)
+    return code
+
+
+def simulate_until_stopped(*, port: int, scale: float, seed: int) -> None:
+    """Serve a simulated instance until SIGINT or SIGTERM."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with Simulator(port=port, scale=scale, seed=seed, api_key=API_KEY) as simulator:
+        console.say(
+            f"Serving a simulated Clinical Conductor. Ctrl-C ends it.\n"
+            f"  export CC_API_BASE_URL={simulator.base_url} CC_API_KEY={API_KEY}"
+        )
+        stop.wait()
