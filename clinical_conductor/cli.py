@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -281,23 +280,16 @@ def demo(scale: Scale = 0.001, seed: Seed = 1, results: Results = None) -> None:
     raise typer.Exit(run_demo(_settings(), scale=scale, seed=seed, results=results))
 
 
-ROOMS: dict[str, tuple[str, str]] = {
-    "transform": ("clinical_conductor.warehouse", "Bring silver and gold up to date."),
-    "check": ("clinical_conductor.warehouse", "Run the data quality checks."),
-    "schedule": ("clinical_conductor.schedule", "Run jobs by their cron expressions."),
-    "serve": ("clinical_conductor.server", "Dashboard, health and API over HTTP."),
-    "metrics": ("clinical_conductor.monitoring", "Print the metrics, as Prometheus reads them."),
-    "alerts": ("clinical_conductor.alerts", "Who is told what; try it."),
-    "doctor": ("clinical_conductor.doctor", "Try the API, the database and every endpoint."),
-}
-"""Commands that other modules bring along: `<module>.<command>_command`, a function typer can turn into a command.
+ROOMS: dict[str, tuple[str, str]] = {}
+"""Commands that other modules bring along: name → (module, one line of help).
 
-Their modules are imported when the command is called, and not for --help.
+The module has a function `<name>_command` with typer's annotations. It is imported when the command is called, so
+that --help stays quick.
 """
 
 
-def _register(name: str, module: str, help_text: str) -> None:
-    """Offer one of ROOMS; the module's own options are read when it is called."""
+def register(name: str, module: str, help_text: str) -> None:
+    """Offer a command of another module; its options are read when it is called."""
 
     @app.command(
         name,
@@ -309,6 +301,10 @@ def _register(name: str, module: str, help_text: str) -> None:
         room = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
         room.command(name)(getattr(import_module(module), f"{name}_command"))
         room(args=ctx.args, prog_name=ctx.command_path)
+
+
+for _name, (_module, _help) in ROOMS.items():
+    register(_name, _module, _help)
 
 
 def next_time(text: str, now: datetime | None = None) -> datetime:
@@ -347,14 +343,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         console.report(error)
         return 2
-    except KeyboardInterrupt:
-        return 130
     except Exception as error:  # noqa: BLE001 (the last place to turn a fault into one line without data)
         console.report(error, debug=console.debugging())
         return 1
     return 0
-
-
-for _name, (_module, _help) in ROOMS.items():
-    if find_spec(_module) is not None:
-        _register(_name, _module, _help)

@@ -43,7 +43,7 @@ def named_endpoints(
         raise ConfigurationError(
             "--resources names nothing: give one or more names, such as --resources sites,studies."
         )
-    wanted = {find_endpoint(name).job_id for name in (*names, *job_ids)}
+    wanted = {find_endpoint(name).job_id for name in [*names, *map(str, job_ids)]}
     if category is not None and category not in CATEGORIES:
         raise ConfigurationError(f"There is no category {category!r}: use one of {', '.join(CATEGORIES)}.")
     named = [row for job_id, row in BY_JOB_ID.items() if job_id in wanted]
