@@ -162,6 +162,11 @@ class Check:
     failures: int
     checked_at: datetime | None
 
+    @property
+    def health(self) -> str:
+        """One word of HEALTH."""
+        return "ok" if self.passed else "failed" if self.severity == "error" else "attention"
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
