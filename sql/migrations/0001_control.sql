@@ -2,6 +2,96 @@
 -- dw_etl_jobs, dw_etl_runs and dw_api_credentials exist already in the deployments this replaces: they are made when
 -- absent, and gain nullable columns otherwise, so that no reader of theirs breaks.
 
+-- What older databases lack or do differently, before anything below relies on it.
+do $$
+declare
+    control record;
+    key_column text;
+    fault bigint;
+    item record;
+begin
+    for control in
+        select c.oid as relid, c.relname as name
+        from pg_class as c
+        where c.relnamespace = 'public'::regnamespace
+            and c.relname in ('dw_api_credentials', 'dw_etl_jobs', 'dw_etl_runs')
+            and c.relkind = 'r'
+    loop
+        key_column := 'id';
+        if not exists (select from pg_attribute as a where a.attrelid = control.relid and a.attname = 'id') then
+            if not exists (select from pg_attribute as a where a.attrelid = control.relid and a.attname = 'run_id') then
+                raise exception 'table % has no column id', control.name
+                    using hint = 'Rename its key column to id and migrate again.';
+            end if;
+            -- Readers of run_id keep it, and everybody else finds the same number under id.
+            key_column := 'run_id';
+            execute format('alter table %I add column id integer generated always as (run_id) stored', control.name);
+            execute format('create unique index %I on %I (id)', control.name || '_id', control.name);
+        end if;
+
+        if not exists (select from pg_constraint as k where k.conrelid = control.relid and k.contype = 'p') then
+            execute format('select count(*) - count(distinct %I) from %I', key_column, control.name) into fault;
+            if fault > 0 then
+                raise exception 'column %.% holds % repeated or empty keys', control.name, key_column, fault
+                    using hint = 'Make them unique and migrate again.';
+            end if;
+            execute format('alter table %I add primary key (%I)', control.name, key_column);
+        end if;
+
+        if exists (
+            select from pg_attribute as a
+            where a.attrelid = control.relid and a.attname = key_column and not a.atthasdef and a.attidentity = ''
+        ) then
+            execute format(
+                'create sequence %1$I owned by %2$I.%3$I',
+                control.name || '_' || key_column || '_numbers', control.name, key_column
+            );
+            execute format(
+                'alter table %1$I alter column %2$I set default nextval(%3$L)',
+                control.name, key_column, control.name || '_' || key_column || '_numbers'
+            );
+            execute format(
+                'select setval(%L, coalesce((select max(%I) from %I), 0) + 1, false)',
+                control.name || '_' || key_column || '_numbers', key_column, control.name
+            );
+        end if;
+
+        -- Columns that only the old loader filled must not refuse the rows of this one.
+        for item in
+            select a.attname as name
+            from pg_attribute as a
+            where a.attrelid = control.relid and a.attnum > 0 and not a.attisdropped and a.attnotnull and not a.atthasdef
+                and a.attidentity = '' and a.attname not in ('id', key_column, 'run_status')
+                and not exists (
+                    select from pg_constraint as k
+                    where k.conrelid = a.attrelid and k.contype = 'p' and a.attnum = any(k.conkey)
+                )
+        loop
+            execute format('alter table %I alter column %I drop not null', control.name, item.name);
+        end loop;
+
+        -- A list of allowed states made for the old loader would refuse this one's.
+        for item in
+            select k.conname as name
+            from pg_constraint as k
+            inner join pg_attribute as a on a.attrelid = k.conrelid and a.attnum = any(k.conkey)
+            where k.conrelid = control.relid and k.contype = 'c' and a.attname in ('run_status', 'last_run_status')
+        loop
+            execute format('alter table %I drop constraint %I', control.name, item.name);
+        end loop;
+
+        -- A short varchar would refuse a long message; a view over the column keeps it as it is.
+        if control.name = 'dw_etl_runs' then
+            begin
+                alter table dw_etl_runs alter column error_message type text;
+            exception
+                when feature_not_supported or undefined_column then null;
+            end;
+        end if;
+    end loop;
+end
+$$;
+
 create table if not exists dw_api_credentials (
     id serial primary key,
     instance_name varchar(255),
@@ -9,6 +99,10 @@ create table if not exists dw_api_credentials (
     api_key varchar(255),
     is_active boolean default true
 );
+alter table dw_api_credentials add column if not exists instance_name varchar(255);
+alter table dw_api_credentials add column if not exists base_url varchar(500);
+alter table dw_api_credentials add column if not exists api_key varchar(255);
+alter table dw_api_credentials add column if not exists is_active boolean default true;
 alter table dw_api_credentials add column if not exists api_key_header varchar(255);
 alter table dw_api_credentials add column if not exists created_at timestamp default now();
 comment on table dw_api_credentials is 'Instances of Clinical Conductor, a row each; prefer a reference such as env:CC_KEY_WEST to a key.';
@@ -29,6 +123,19 @@ create table if not exists dw_etl_jobs (
     created_at timestamp default now(),
     updated_at timestamp default now()
 );
+alter table dw_etl_jobs add column if not exists name varchar(255);
+alter table dw_etl_jobs add column if not exists source_endpoint varchar(500);
+alter table dw_etl_jobs add column if not exists target_table varchar(255);
+alter table dw_etl_jobs add column if not exists is_active boolean default true;
+alter table dw_etl_jobs add column if not exists requires_parameters boolean default false;
+alter table dw_etl_jobs add column if not exists parameter_source_table varchar(255);
+alter table dw_etl_jobs add column if not exists parameter_source_column varchar(255);
+alter table dw_etl_jobs add column if not exists source_instance_id integer;
+alter table dw_etl_jobs add column if not exists last_run_at timestamp;
+alter table dw_etl_jobs add column if not exists last_run_status varchar(50);
+alter table dw_etl_jobs add column if not exists last_run_records integer;
+alter table dw_etl_jobs add column if not exists created_at timestamp default now();
+alter table dw_etl_jobs add column if not exists updated_at timestamp default now();
 alter table dw_etl_jobs add column if not exists resource varchar(255);
 alter table dw_etl_jobs add column if not exists category varchar(50);
 alter table dw_etl_jobs add column if not exists inactive_reason text;
@@ -47,6 +154,13 @@ create table if not exists dw_etl_runs (
     completed_at timestamp,
     duration_seconds integer
 );
+alter table dw_etl_runs add column if not exists job_id integer;
+alter table dw_etl_runs add column if not exists run_status varchar(50);
+alter table dw_etl_runs add column if not exists records_loaded integer default 0;
+alter table dw_etl_runs add column if not exists error_message text;
+alter table dw_etl_runs add column if not exists started_at timestamp default now();
+alter table dw_etl_runs add column if not exists completed_at timestamp;
+alter table dw_etl_runs add column if not exists duration_seconds integer;
 alter table dw_etl_runs add column if not exists source_instance_id integer;
 alter table dw_etl_runs add column if not exists batch_id uuid;
 alter table dw_etl_runs add column if not exists retry_of_run_id integer;
@@ -144,6 +258,7 @@ create table if not exists dw_etl_watermarks (
     source_instance_id integer not null,
     cursor_field text not null,
     watermark timestamptz not null,
+    full_read_at timestamptz,
     etl_run_id integer not null,
     updated_at timestamptz not null default now(),
     primary key (source_instance_id, job_id)
