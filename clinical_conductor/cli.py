@@ -113,7 +113,7 @@ def run(
         raise ConfigurationError("--all means every active job: leave it out, or leave out the names.")
     until = next_time(deadline) if deadline else None
     from clinical_conductor.execution import run_and_report, show_plan
-    from clinical_conductor.orchestrator import RunOptions
+    from clinical_conductor.job import RunOptions
 
     options = RunOptions(
         full_refresh=full_refresh,
@@ -141,7 +141,7 @@ def plan(
     """Say what a run would request, how long it would take, and write nothing."""
     named, added = named_endpoints(resources or (), job_id or (), category)
     from clinical_conductor.execution import show_plan
-    from clinical_conductor.orchestrator import RunOptions
+    from clinical_conductor.job import RunOptions
 
     show_plan(_settings(), named, added, RunOptions(full_refresh=full_refresh, instance=instance), as_json=as_json)
 
@@ -240,7 +240,7 @@ def retry(
         raise ConfigurationError("Say which: --run-id N, or --failed for every job whose latest run failed.")
     from clinical_conductor import runs
     from clinical_conductor.execution import open_database, run_and_report
-    from clinical_conductor.orchestrator import RunOptions
+    from clinical_conductor.job import RunOptions
 
     settings = _settings()
     with open_database(settings) as conn:
@@ -256,7 +256,7 @@ def retry(
     if len(instances) > 1:
         raise ConfigurationError("Jobs of several instances failed: retry them one by one, with --run-id.")
     named = [find_endpoint(row["job_id"]) for row in rows]
-    options = RunOptions(parallel=parallel, instance=instances.pop())
+    options = RunOptions(parallel=parallel, instance=instances.pop(), retry_of=run_id)
     raise typer.Exit(run_and_report(settings, named, (), options, results=results))
 
 

@@ -22,26 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from clinical_conductor.endpoints import Endpoint
 from clinical_conductor.errors import ConfigurationError, TrialSyncError
-
-RESULT_KEYS = (
-    "job_id",
-    "resource",
-    "run_id",
-    "status",
-    "records_read",
-    "inserted",
-    "updated",
-    "unchanged",
-    "rejected",
-    "deleted",
-    "requests",
-    "duration_seconds",
-    "parents_failed",
-    "error",
-)
-"""What every entry of a results file has at least."""
 
 STATUS_COLOURS = {"success": "green", "failed": "bold red", "running": "cyan", "skipped": "yellow"}
 FINISHED = frozenset({"success", "failed", "skipped"})
@@ -57,14 +38,6 @@ def output() -> Console:
 def say(text: str) -> None:
     """A hint or a note for the person at the terminal, on standard error."""
     Console(stderr=True, highlight=False).print(escape(text))
-
-
-def failed_job(endpoint: Endpoint, error: str) -> dict[str, Any]:
-    """The results entry of a job that could not even be started."""
-    entry: dict[str, Any] = dict.fromkeys(RESULT_KEYS, 0)
-    entry.update(job_id=endpoint.job_id, resource=endpoint.resource, run_id=None)
-    entry.update(status="failed", duration_seconds=0.0, error=error)
-    return entry
 
 
 def check_results_path(path: Path | None) -> None:
@@ -124,7 +97,7 @@ class RunProgress:
     def __call__(self, resource: str, figures: Row) -> None:
         """Take in what a job reports: its records so far, and its status once it has ended."""
         with self._lock:
-            self._records[resource] = int(figures.get("records_read") or 0)
+            self._records[resource] = int(figures.get("records", self._records.get(resource, 0)))
             if figures.get("status") in FINISHED:
                 self._running.discard(resource)
                 self._finished.add(resource)
@@ -132,7 +105,8 @@ class RunProgress:
                 self._running.add(resource)
             names = ", ".join(sorted(self._running)) or "finishing"
             text = f"{sum(self._records.values()):,} records · {names}"
-            self._bar.update(self._task, completed=len(self._finished & self._records.keys()), description=text)
+            # A parent that had to run first counts too, though nobody asked for it.
+            self._bar.update(self._task, completed=len(self._finished), total=len(self._records), description=text)
 
 
 def show_rows(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool = False, empty: str = "Nothing.") -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clinical_conductor import console
 from clinical_conductor.execution import run_and_report
-from clinical_conductor.orchestrator import RunOptions
+from clinical_conductor.job import RunOptions
 from clinical_conductor.settings import Settings, load_settings
 from clinical_conductor.simulator import Simulator, SimulatorProcess
 

@@ -18,8 +18,9 @@ import psycopg
 from clinical_conductor import console, database
 from clinical_conductor.endpoints import Endpoint
 from clinical_conductor.errors import ConfigurationError
+from clinical_conductor.job import JobResult, RunOptions
 from clinical_conductor.logs import configure_logging
-from clinical_conductor.orchestrator import RunOptions, plan_jobs, run_jobs
+from clinical_conductor.orchestrator import plan_jobs, run_jobs
 from clinical_conductor.selection import Switches, catalog_switches, choose, with_rows
 from clinical_conductor.settings import Settings
 
@@ -67,7 +68,7 @@ def run_and_report(
     except Exception as error:  # noqa: BLE001 (whatever it is, the results file has to say that the jobs failed)
         console.report(error, debug=console.debugging())
         chosen = chosen or choose(named, added, catalog_switches())
-        jobs = [console.failed_job(row, console.describe(error)) for row in chosen]
+        jobs = [asdict(JobResult(row.job_id, row.resource, error=console.describe(error))) for row in chosen]
     console.write_results(results, jobs)
     console.show_summary(jobs, time.monotonic() - began)
     return exit_code(jobs, options)
@@ -123,14 +124,13 @@ def read_switches(conn: psycopg.Connection[Any]) -> Switches:
 
 
 def _switches_without_writing(settings: Settings) -> Switches:
-    """The switches of a configured database that can be read as it is, otherwise the catalog's."""
-    if settings.database is None:
+    """The switches of a database that runs and has been migrated, otherwise the catalog's."""
+    url = settings.database or database.embedded(settings).running_url()
+    if url is None:
         return catalog_switches()
-    try:
-        with database.connect(settings.database) as conn:
-            return read_switches(conn)
-    except Exception:  # noqa: BLE001 (not reachable, or not migrated yet: a dry run answers all the same)
-        return catalog_switches()
+    with database.connect(url) as conn:
+        known = conn.execute("select to_regclass('dw_etl_jobs')").fetchone() != (None,)
+        return read_switches(conn) if known else catalog_switches()
 
 
 def _need_base_url(settings: Settings, instance: str | None) -> None:
