@@ -42,6 +42,7 @@ from clinical_conductor.errors import (
     ConnectionTrouble,
     EndpointNotFound,
     EndpointNotOffered,
+    Interrupted,
     RateLimited,
     ReadTimeout,
     RetriableError,
@@ -85,7 +86,7 @@ class Limiter:
         """Wait for this thread's turn; returns the seconds waited.
 
         Raises:
-            RetriableError: `stop` was set meanwhile.
+            Interrupted: `stop` was set meanwhile.
         """
         started = time.monotonic()
         while True:
@@ -111,7 +112,7 @@ def _wait(seconds: float, stop: threading.Event | None) -> None:
     if stop is None:
         time.sleep(max(seconds, 0.0))
     elif stop.wait(seconds) if seconds > 0 else stop.is_set():
-        raise RetriableError("The run was asked to stop. Start it again to go on from what is committed.")
+        raise Interrupted("The run was asked to stop. Start it again to go on from what is committed.")
 
 
 @dataclass
@@ -239,6 +240,7 @@ class Client(RESTClient):
 
         Raises:
             RetriableError: a transient failure outlasted ETL_MAX_RETRIES retries (its subclasses say which).
+            Interrupted: `stop` was set.
             Unauthorised: 401, 403.
             EndpointNotFound: 404, 410.
             EndpointNotOffered: 501.
@@ -297,8 +299,6 @@ class Client(RESTClient):
             try:
                 return self._once(request)
             except RetriableError as error:
-                if self.stop.is_set():
-                    raise
                 if attempt >= self.settings.max_retries:
                     times = "once" if attempt == 0 else f"{attempt + 1} times"
                     raise type(error)(f"{error} Asked {times}.", retry_after=error.retry_after) from None
@@ -363,8 +363,6 @@ class Client(RESTClient):
                 return response, chunks[0] if len(chunks) == 1 else b"".join(chunks)
             finally:
                 response.close()  # after a whole answer the connection is back in the pool already
-        except RetriableError:
-            raise
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError) as error:
             raise _connection_error(path, error, self._timeout[1]) from None
         finally:

@@ -1,0 +1,707 @@
+"""Paging that neither loses nor repeats rows, whatever an endpoint makes of $top, $skip, $filter and $orderby.
+
+Three ways through a listing, best first; which one an endpoint honours is found by looking at what it serves, and
+remembered in `Capabilities`:
+
+1. By key: `$orderby=id` and `$filter=id ge <last>`. One record of overlap proves that nothing lies between two pages,
+   and rows that vanish meanwhile shift nothing.
+2. By next link, to the last one.
+3. By `$skip`, one record of overlap each. Where the overlap does not match, rows have moved: step back and find the
+   last known one, or start again.
+
+An endpoint that answers the same page whatever it is asked ignores paging: what it serves is all there is. A page that
+merely looks last is not believed, because a server may cut pages silently: the end is confirmed by one more request,
+or by the number of records that the server itself reports.
+
+A next link is followed on the configured host and path only, taking its query: a proxy's inner address in it does no
+harm, and the key goes nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from dlt.sources.helpers.rest_client.paginators import BasePaginator
+from requests import Request, Response
+
+from clinical_conductor.client import Client, encode_query
+from clinical_conductor.endpoints import Endpoint, fill_path, join_key
+from clinical_conductor.errors import (
+    BadRequest,
+    ConfigurationError,
+    EndpointNotFound,
+    EndpointNotOffered,
+    PagingBroken,
+    ParentGone,
+)
+from clinical_conductor.records import (
+    Envelope,
+    Page,
+    RecordReader,
+    Rows,
+    content_hash,
+    open_envelope,
+    read_document,
+)
+
+DEFAULT_PAGE = 50
+"""The API's own page size where none is asked for; a longer listing is cut at a multiple of it."""
+MAX_PAGE = 1000
+MAX_RESTARTS = 3
+_MAX_SHIFTS = 10
+_OPTIONS = ("cursor_filter", "count", "order", "top")
+_LOOKS_BARE = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|-?\d{1,18}")
+
+
+@dataclass
+class Capabilities:
+    """What an instance was found to support for one endpoint; None where it is not known yet.
+
+    Threads of one fan-out share one: each field is written whole, and a lost write is only found out again.
+    """
+
+    path: str | None = None
+    """The template that answers, of the endpoint's paths."""
+    order: bool | None = None
+    keyset: bool | None = None
+    count: bool | None = None
+    cursor: str | None = None
+    """Which of the endpoint's cursor candidates its records have."""
+    cursor_filter: bool | None = None
+    top: bool | None = None
+    """False: $top is refused, or paging is ignored altogether."""
+    bulk: bool | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """These findings as JSON types, for dw_etl_capabilities."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any] | None) -> Capabilities:
+        """What `as_json` wrote; fields that are unknown here are left out."""
+        known = {item.name for item in fields(cls)}
+        given = {name: value for name, value in (found or {}).items() if name in known}
+        return cls(**{**given, "notes": list(given.get("notes") or [])})
+
+    def note(self, text: str) -> None:
+        """Keep a remark for `doctor`, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+class ODataPaginator(BasePaginator):
+    """Where the next page is. `Listing` moves it by what it finds out; `RESTClient.paginate` can use it as it is.
+
+    On its own it follows next links, and else steps by $skip with one record of overlap.
+
+    Args:
+        page_size: $top; None to send none.
+        order_by: $orderby, and the field that `after` filters by.
+        filters: Conditions, joined by `and`.
+        count: Whether to ask for $count on the first page.
+    """
+
+    def __init__(
+        self,
+        page_size: int | None = MAX_PAGE,
+        *,
+        order_by: str | None = None,
+        filters: tuple[str, ...] = (),
+        count: bool = False,
+    ) -> None:
+        super().__init__()
+        self.page_size = page_size
+        self.order_by = order_by
+        self.filters = filters
+        self.count = count
+        self._after: str | None = None
+        self._skip: int | None = None
+        self._link: str | None = None
+        self._url = ""
+        self._previous: list[Any] = []
+
+    def after(self, literal: str) -> None:
+        """The page that starts at this key."""
+        self._after, self._skip, self._link = literal, None, None
+
+    def skip_to(self, position: int) -> None:
+        """The page that starts at this position."""
+        self._after, self._skip, self._link = None, position, None
+
+    def follow(self, link: str, path: str) -> None:
+        """The page behind a next link, absolute or relative, of which only the query counts.
+
+        Raises:
+            PagingBroken: it leads to another endpoint.
+        """
+        parts = urlsplit(link)
+        if parts.path and parts.path.rstrip("/").rsplit("/", 1)[-1].lower() != path.rsplit("/", 1)[-1].lower():
+            raise PagingBroken(
+                f"{path}: its next link leads to another endpoint. Report this to who runs the instance."
+            )
+        self._after, self._skip, self._link = None, None, parts.query.replace(" ", "%20")
+
+    @property
+    def query(self) -> dict[str, Any] | str:
+        """The query of the page this stands at."""
+        if self._link is not None:
+            return self._link
+        conditions = [f"({text})" if " or " in text.lower() else text for text in self.filters]
+        if self._after is not None:
+            conditions.append(f"{self.order_by} ge {self._after}")
+        further = self._after is not None or self._skip is not None
+        return {
+            # One record of every further page is the overlap, so a page must hold two.
+            "$top": max(self.page_size, 2) if self.page_size and further else self.page_size,
+            "$skip": self._skip or None,
+            "$filter": " and ".join(conditions) or None,
+            "$orderby": self.order_by,
+            "$count": True if self.count and not further else None,
+        }
+
+    # dlt's three hooks.
+
+    def init_request(self, request: Request) -> None:
+        """Put the first page's query into the request."""
+        self._url = request.url
+        self.update_request(request)
+
+    def update_state(self, response: Response, data: list[Any] | None = None) -> None:
+        """Move on by what the page held; the overlap is taken out of `data` in place.
+
+        Raises:
+            PagingBroken: rows moved while they were read. Start again.
+        """
+        data = [] if data is None else data
+        whole = list(data)
+        if self._skip is not None:
+            if whole == self._previous:
+                data.clear()
+            elif whole and whole[0] == self._previous[-1]:
+                del data[0]
+            else:
+                raise PagingBroken(f"{urlsplit(self._url).path}: rows moved while they were read. Start again.")
+        path = urlsplit(self._url).path
+        link = open_envelope(read_document(response.content), what=path, single=None).link
+        if link:
+            self.follow(link, path)
+        elif data and self._link is None:
+            self.skip_to((self._skip or 0) + len(whole) - 1)
+            self._previous = whole
+        else:
+            self._has_next_page = False
+
+    def update_request(self, request: Request) -> None:
+        """Put the query of the page this stands at into the request."""
+        text = self.query if isinstance(self.query, str) else encode_query(self.query)
+        request.url = f"{self._url}{'&' if '?' in self._url else '?'}{text}" if text else self._url
+        request.params = {}
+
+
+class _Shifted(Exception):
+    """Rows moved under a $skip listing, and the last known one was not found again."""
+
+
+class Listing:
+    """One enumeration of an endpoint, or of one parent's children. Iterate once; then ask what it came to.
+
+    Args:
+        client: Whom to ask.
+        endpoint: The catalog row.
+        parent: The parent's key parts; the path's parameters are filled with the last of them.
+        capabilities: What is known of the endpoint; what is found out is written there.
+        since: Only records whose cursor is at or after this, where the endpoint can filter.
+        page_size: $top.
+        bulk: Use the endpoint's bulk route, whose records name their parents themselves.
+        filters: A $filter of the caller's.
+
+    Attributes:
+        complete: Whether the enumeration is proven to hold all that was asked for.
+        filtered: Whether `since` was pushed down or `filters` given, so that records may be missing on purpose.
+        reported_count: How many records the server says there are.
+        served: How many were served, the overlap of pages not counted.
+        duplicates: How many of these repeat a key of their own page.
+        cursor_high: The greatest value of the cursor that was served.
+        server_time: The server's clock at the first answer.
+        restarts: How often the enumeration began again.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        endpoint: Endpoint,
+        parent: tuple[str, ...] = (),
+        *,
+        capabilities: Capabilities,
+        since: datetime | None = None,
+        page_size: int = MAX_PAGE,
+        bulk: bool = False,
+        filters: str | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.capabilities = capabilities
+        self._client = client
+        self._bulk = bulk
+        self._parent = parent
+        self._since = since
+        self._page_size = page_size
+        self._filters = filters
+        self._path = ""
+        self._pager = ODataPaginator(None)
+        self._bare_keys = False
+        self._began = datetime.now(UTC)
+        self._reader = RecordReader(endpoint)
+        self.server_time: datetime | None = None
+        self.reported_count: int | None = None
+        self.restarts = 0
+        self.filtered = False
+        self._reset()
+
+    def _reset(self) -> None:
+        """Nothing served yet."""
+        self.complete = False
+        self.served = 0
+        self.duplicates = 0
+        self.cursor_high: datetime | None = None
+        self._rows: Rows = Rows([], [], {}, None, None, {}, "")  # the page before
+        self._link: str | None = None  # the page before's next link
+        self._end = 0  # the server's position behind the page before
+        self._shifts = 0
+
+    def __iter__(self) -> Iterator[Page]:
+        """The pages, with what pages share served once.
+
+        Raises:
+            ParentGone: 404 for this parent.
+            EndpointNotFound: 404 for the listing, on every path that is known.
+            PagingBroken: the endpoint cannot be enumerated without losing rows.
+            UnknownEnvelope: an answer in a shape that is not known.
+        """
+        try:
+            while True:
+                try:
+                    yield from self._enumerate()
+                except _Shifted:
+                    if self.restarts >= MAX_RESTARTS:
+                        raise PagingBroken(
+                            f"{self.endpoint.resource}: rows of {self._path} moved from page to page however often it "
+                            "was read. Run the job when the instance is quiet."
+                        ) from None
+                    self.restarts += 1
+                    self._reset()
+                else:
+                    return
+        except (EndpointNotFound, EndpointNotOffered) as error:
+            if self._bulk:
+                self.capabilities.bulk = False
+            elif self._parent and isinstance(error, EndpointNotFound):
+                raise ParentGone(f"{self.endpoint.resource}: {error}") from None
+            raise
+
+    # The first answer: which path, which options.
+
+    def _enumerate(self) -> Generator[Page, None, None]:
+        """All pages, once."""
+        envelope, rows = self._first()
+        found, odata = self.capabilities, self._path.endswith("/odata")
+        self.reported_count = envelope.count
+        yield from self._serve(envelope, rows, len(rows))
+        if self.endpoint.single:
+            self.complete = True
+        elif not odata or found.top is False:
+            yield from self._through_plain(envelope, probe=odata or found.top is None)
+        elif self._is_all(envelope, rows):
+            self.complete = True
+        else:
+            yield from self._through_pages()
+        self._reconcile(odata)
+
+    def _first(self) -> tuple[Envelope, Rows]:
+        """The first page, on the first of the endpoint's paths that answers."""
+        found, endpoint = self.capabilities, self.endpoint
+        templates = list(endpoint.paths)
+        if self._bulk:
+            if endpoint.bulk is None:
+                raise ConfigurationError(f"{endpoint.resource} has no bulk route: read it parent by parent.")
+            templates = [endpoint.bulk.path]
+        elif found.path in templates:
+            # What answered once stays; a listing may still have moved to its other path.
+            others = [] if self._parent else [path for path in templates if path != found.path]
+            templates = [found.path, *others]
+        trouble: EndpointNotFound | BadRequest | None = None
+        for template in templates:
+            parameters = template.count("{")
+            values = self._parent[-parameters:] if parameters else ()
+            self._path = fill_path(template, values)
+            named = endpoint.bulk.parent_fields if self._bulk and endpoint.bulk else endpoint.parent_fields
+            self._reader = RecordReader(endpoint, join_key(values), named if self._bulk or not values else ())
+            try:
+                first = self._opening(template)
+            except (EndpointNotFound, BadRequest) as error:
+                # A path that does not exist may match another one's parameter, and be refused for that with 400.
+                trouble = trouble or error
+            else:
+                if self._bulk:
+                    found.bulk = True
+                else:
+                    found.path = template
+                return first
+        raise trouble or EndpointNotFound(f"{endpoint.resource}: the catalog names no path.")
+
+    def _opening(self, template: str) -> tuple[Envelope, Rows]:
+        """The first page with as many options as the endpoint takes."""
+        found = self.capabilities
+        if not template.endswith("/odata") or found.top is False:
+            self._pager = ODataPaginator(None, filters=(self._filters,) if self._filters else ())
+            self.filtered = bool(self._filters)
+            return self._ask()
+        cursor = self._cursor()
+        wanted = {
+            name
+            for name, possible in (
+                ("cursor_filter", cursor is not None),
+                ("count", True),
+                ("order", self.endpoint.key.rule == "fields" and self.endpoint.key.fields == ("id",)),
+                ("top", True),
+            )
+            if possible and getattr(found, name) is not False
+        }
+        try:
+            first = self._with(wanted, cursor)
+        except BadRequest:
+            first, wanted = self._with_fewer(wanted, cursor)
+        for name in wanted:
+            if name != "count" or first[0].count is not None:
+                setattr(found, name, True)
+        return first
+
+    def _cursor(self) -> str | None:
+        """The cursor to filter by: known, or found by looking at one record; None where there is nothing to filter."""
+        found, candidates = self.capabilities, self.endpoint.cursor
+        if self._since is None or not candidates or found.cursor_filter is False:
+            return None
+        if found.cursor is None:
+            self._pager = ODataPaginator(1)
+            try:
+                self._ask()
+            except BadRequest:
+                return None
+        return found.cursor
+
+    def _with(self, options: set[str], cursor: str | None) -> tuple[Envelope, Rows]:
+        """The first page with these options."""
+        conditions = [self._filters] if self._filters else []
+        if "cursor_filter" in options and self._since is not None:
+            moment = self._since.astimezone(UTC).isoformat().replace("+00:00", "Z")
+            conditions.insert(0, f"{cursor} ge {moment}")
+        self.filtered = bool(conditions)
+        self._pager = ODataPaginator(
+            self._page_size if "top" in options else None,
+            order_by="id" if "order" in options else None,
+            filters=tuple(conditions),
+            count="count" in options,
+        )
+        return self._ask()
+
+    def _with_fewer(self, wanted: set[str], cursor: str | None) -> tuple[tuple[Envelope, Rows], set[str]]:
+        """After a 400: leave options out, first those not proven yet, until it works; then find the one at fault."""
+        left = set(wanted)
+        dropped: list[str] = []
+        order = sorted(wanted, key=lambda name: (getattr(self.capabilities, name) is True, _OPTIONS.index(name)))
+        for name in order:
+            left.discard(name)
+            dropped.append(name)
+            try:
+                first = self._with(left, cursor)
+            except BadRequest:
+                if not left:
+                    raise
+            else:
+                break
+        at_fault = dropped.pop()
+        setattr(self.capabilities, at_fault, False)
+        self.capabilities.note(f"{at_fault} is answered with 400")
+        for name in dropped if at_fault != "top" else ():  # the others get a second chance, one by one
+            try:
+                first = self._with(left | {name}, cursor)
+            except BadRequest:
+                setattr(self.capabilities, name, False)
+                self.capabilities.note(f"{name} is answered with 400")
+                first = self._with(left, cursor)
+            else:
+                left.add(name)
+        return first, left
+
+    # One answer.
+
+    def _ask(self) -> tuple[Envelope, Rows]:
+        """The page that the paginator stands at."""
+        answer = self._client.fetch(self._path, self._pager.query)
+        if self.server_time is None:
+            self.server_time = answer.server_date or self._began
+        envelope = open_envelope(answer.document, what=self.endpoint.resource, single=self.endpoint.single)
+        rows = self._reader.read(envelope)
+        if self.capabilities.cursor is None:
+            self.capabilities.cursor = next((name for name in self.endpoint.cursor if name in rows.cursors), None)
+        return envelope, rows
+
+    def _ask_again_if(self, same: list[str], envelope: Envelope, rows: Rows) -> tuple[Envelope, Rows]:
+        """A page that is the one before again may be a slip of a cache: it is asked for once more."""
+        return self._ask() if len(rows) > 1 and rows.identities() == same else (envelope, rows)
+
+    def _serve(self, envelope: Envelope, rows: Rows, end: int, without: set[int] | None = None) -> Iterator[Page]:
+        """Hand on a page, and remember it as the one before."""
+        without = without or set()
+        self._rows, self._link, self._end = rows, envelope.link, end
+        self.served += len(rows) - len(without)
+        page = rows.page(without)
+        self.duplicates += len(page.keys) - len(set(page.keys))
+        high = rows.cursors.get(self.capabilities.cursor or "")
+        if high is not None:
+            self.cursor_high = high if self.cursor_high is None else max(high, self.cursor_high)
+        if page.read:
+            yield page
+
+    def _is_all(self, envelope: Envelope, rows: Rows) -> bool:
+        """Whether a first page is the whole listing, beyond doubt."""
+        if envelope.link:
+            return False
+        if not rows:
+            return not envelope.count
+        if len(rows) % DEFAULT_PAGE == 0 or len(rows) > self._page_size:
+            return False  # perhaps cut at the server's own limit, with a count of this page only
+        if envelope.count is not None:
+            return len(rows) >= envelope.count
+        # The word of an envelope with a next link that is empty is enough for one parent of many thousand.
+        return bool(self._parent) and envelope.speaks_of_links and len(rows) < self._page_size
+
+    # The ways through a listing.
+
+    def _through_pages(self) -> Generator[Page, None, None]:
+        """The rest of a paged listing, by the best way that the endpoint honours."""
+        found = self.capabilities
+        by_key = found.keyset is not False and self._pager.order_by and self._rows.raws
+        if by_key and (yield from self._by_key()):
+            return
+        if self._link and (yield from self._by_link()):
+            return
+        if self._rows.raws:
+            yield from self._by_skip()
+
+    def _by_key(self) -> Generator[Page, None, bool]:
+        """Pages of `id ge last` until one holds nothing but the last record. False: not honoured."""
+        found = self.capabilities
+        longest = 0
+        if not _ascending(self._rows):
+            return self._refuse_keyset("$orderby=id is not honoured")
+        while self._rows.keyed:
+            before = self._rows.keys
+            last = str(before[-1])
+            self._pager.after(self._literal())
+            try:
+                envelope, rows = self._ask_again_if(self._rows.identities(), *self._ask())
+            except BadRequest:
+                if not self._bare_keys and self._literal()[:1] == "'" and _LOOKS_BARE.fullmatch(last):
+                    self._bare_keys = True
+                    continue
+                if found.keyset:
+                    raise
+                return self._refuse_keyset("a filter on id is answered with 400")
+            keys = rows.keys
+            if not keys and not found.keyset:
+                return False  # either the last record has gone, or the filter finds nothing whatever it says
+            only_last = all(key == last for key in keys)
+            if not only_last and not self._follows(rows):
+                return self._refuse_keyset("a filter on id is not honoured") if rows.keyed else False
+            if len(before) > 1:
+                found.keyset = True
+            overlap = next((i for i, key in enumerate(keys) if key != last), len(keys))
+            if only_last and overlap > 1 and (overlap >= self._page_size or overlap >= longest > 0):
+                raise PagingBroken(
+                    f"{self.endpoint.resource}: one id fills a whole page of {self._path}, so what follows it cannot "
+                    "be reached. Raise ETL_BATCH_SIZE, or report the repeated id to who runs the instance."
+                )
+            known = self._known(rows, overlap, last)
+            yield from self._serve(envelope, rows, self._end + len(rows) - len(known), known)
+            if only_last:
+                self.complete = True
+                return True
+            longest = max(longest, len(before))
+        found.note("a record without an id: read by $skip from there")
+        return False
+
+    def _refuse_keyset(self, why: str) -> bool:
+        """Remember that paging by key does not work here."""
+        self.capabilities.keyset = False
+        self.capabilities.note(why)
+        return False
+
+    def _literal(self) -> str:
+        """The last key as the filter writes it: a number in its own digits, a text in quotes, a GUID as it is taken."""
+        literals, last = self._rows.literals, str(self._rows.keys[-1])
+        if self._bare_keys or (literals and literals[-1][:1] != b'"'):
+            return last
+        return "'" + last.replace("'", "''") + "'"
+
+    def _follows(self, rows: Rows) -> bool:
+        """Whether a page can be what `id ge last` asked for: it begins with the last key and goes up from there."""
+        before, keys = self._rows.keys, rows.keys
+        shared = set(before).intersection(keys) - {before[-1]}
+        return (
+            rows.keyed
+            and not shared
+            and (keys[0] == before[-1] or before[-1] not in keys)
+            and _ascending(rows)
+            and _ascending(self._rows, rows)
+        )
+
+    def _known(self, rows: Rows, overlap: int, last: str) -> set[int]:
+        """Which of the first `overlap` rows, all keyed `last`, are those that ended the page before."""
+        tail = next((i for i, key in enumerate(reversed(self._rows.keys)) if key != last), len(self._rows))
+        if overlap <= tail:
+            return set(range(overlap))
+        seen = Counter(content_hash(raw) for raw in self._rows.raws[-tail:])
+        known = set()
+        for i in range(overlap):
+            digest = content_hash(rows.raws[i])
+            if seen[digest] > 0:
+                seen[digest] -= 1
+                known.add(i)
+        return known
+
+    def _by_link(self) -> Generator[Page, None, bool]:
+        """Next links to the last one. False: the links do not lead on."""
+        followed: set[str] = set()
+        while self._link:
+            if self._link in followed:
+                self.capabilities.note("its next links go round in circles")
+                return False
+            followed.add(self._link)
+            try:
+                self._pager.follow(self._link, self._path)
+            except PagingBroken:
+                self.capabilities.note("its next link leads to another endpoint")
+                return False
+            before = self._rows.identities()
+            envelope, rows = self._ask_again_if(before, *self._ask())
+            identities = rows.identities()
+            if rows.raws and identities == before:
+                self.capabilities.note("its next link leads to the same page")
+                return False
+            again: set[int] = set()
+            if identities and identities[0] in before:  # rows moved down: the page begins with what was served
+                seen = {content_hash(raw) for raw in self._rows.raws}
+                while len(again) < len(rows) and content_hash(rows.raws[len(again)]) in seen:
+                    again.add(len(again))
+            yield from self._serve(envelope, rows, self._end + len(rows) - len(again), again)
+        self.complete = True
+        return True
+
+    def _by_skip(self) -> Generator[Page, None, None]:
+        """Pages by position, each beginning with the last record of the one before."""
+        only_page = self._end == len(self._rows)
+        while True:
+            before = self._rows.identities()
+            position = self._end - 1
+            self._pager.skip_to(position)
+            try:
+                envelope, rows = self._ask_again_if(before, *self._ask())
+            except BadRequest:
+                self.capabilities.note("$skip is answered with 400")
+                self.complete = only_page and len(before) % DEFAULT_PAGE != 0
+                return
+            identities = rows.identities()
+            if only_page and len(rows) > 1 and identities[: len(before)] == before:
+                yield from self._ignored(envelope, rows)
+                return
+            if not identities or identities[0] != before[-1]:
+                yield from self._after_a_shift(envelope, rows, position)
+            elif len(rows) == 1:
+                self.complete = self._shifts == 0
+                return
+            else:
+                yield from self._serve(envelope, rows, position + len(rows), {0})
+            only_page = False
+
+    def _after_a_shift(self, envelope: Envelope, rows: Rows, position: int) -> Iterator[Page]:
+        """The overlap did not match, so rows moved: find the last known one, here or a page further back."""
+        self._shifts += 1
+        known = set(self._rows.identities())
+        if self._shifts > _MAX_SHIFTS:
+            raise _Shifted
+        if known.isdisjoint(rows.identities()):
+            position = max(position - len(self._rows), 0)
+            self._pager.skip_to(position)
+            envelope, rows = self._ask()
+        again = {i for i, identity in enumerate(rows.identities()) if identity in known}
+        if not again:
+            raise _Shifted
+        yield from self._serve(envelope, rows, position + len(rows), again)
+
+    def _ignored(self, envelope: Envelope, rows: Rows) -> Iterator[Page]:
+        """The endpoint serves its first page whatever it is asked: that is all there is, unless it was cut."""
+        found, before = self.capabilities, self._rows
+        known = set(before.identities())
+        if self._pager.page_size and (len(rows) == self._pager.page_size or len(rows) % DEFAULT_PAGE == 0):
+            self._pager = ODataPaginator(None, filters=self._pager.filters)
+            envelope, rows = self._ask()
+            if len(rows) < len(before) and self.reported_count != len(before):
+                raise PagingBroken(
+                    f"{self.endpoint.resource}: {self._path} cuts its answer at {len(before)} records and ignores "
+                    "$skip and $filter, so the rest cannot be reached. Report this to who runs the instance."
+                )
+        found.top = found.keyset = False
+        found.note("paging is ignored")
+        again = {i for i, identity in enumerate(rows.identities()) if identity in known}
+        yield from self._serve(envelope, rows, len(rows), again)
+        self.complete = not envelope.link
+
+    def _through_plain(self, envelope: Envelope, *, probe: bool) -> Generator[Page, None, None]:
+        """An endpoint that takes no options answers all at once, unless it has a next link or seems to be cut."""
+        if envelope.link and (yield from self._by_link()):
+            return
+        served = len(self._rows)
+        more = bool(envelope.link) or (envelope.count is not None and envelope.count > served)
+        cut = envelope.count is None and served % DEFAULT_PAGE == 0
+        if not served or not (more or (cut and probe)):
+            self.complete = not more
+            return
+        self._pager = ODataPaginator(MAX_PAGE, filters=self._pager.filters)
+        try:
+            yield from self._by_skip()
+        except (EndpointNotFound, EndpointNotOffered):
+            self.complete = not more
+
+    def _reconcile(self, odata: bool) -> None:
+        """Not complete where the server reports more than it served, also when asked again."""
+        if not self.complete or self.reported_count is None or self.reported_count <= self.served:
+            return
+        if odata and self.capabilities.count:
+            self._pager = ODataPaginator(1, filters=self._pager.filters, count=True)
+            count = self._ask()[0].count
+            self.reported_count = self.reported_count if count is None else count
+        if self.reported_count > self.served:
+            self.complete = False
+            self.capabilities.note("its $count is greater than what it serves")
+
+
+def _ascending(*pages: Rows) -> bool:
+    """Whether numeric keys go up; keys of other kinds have an order of the server's own, which nobody here knows."""
+    keys: list[str | None]
+    if len(pages) == 2:
+        keys, literals = [pages[0].keys[-1], pages[1].keys[0]], [*(p.literals[-1:] for p in pages if p.literals)]
+        numeric = all(text[:1] != b'"' for some in literals for text in some)
+    else:
+        keys, numeric = pages[0].keys, all(text[:1] != b'"' for text in pages[0].literals or ())
+    try:
+        numbers = [int(key) for key in keys] if numeric else []  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return True
+    return numbers == sorted(numbers)
