@@ -1,0 +1,36 @@
+-- One row per study and status: who has it now, and who ever had it.
+create or replace view v_subject_status_summary as
+select
+    coalesce(n.source_instance_id, h.source_instance_id) as source_instance_id,
+    coalesce(n.study_id, h.study_id) as study_id,
+    t.name as study_name,
+    coalesce(n.status, h.status) as status,
+    coalesce(n.subjects, 0) as subjects_now,
+    coalesce(h.subjects, 0) as subjects_ever,
+    coalesce(h.events, 0) as events,
+    h.first_event_at,
+    h.last_event_at
+from (
+    select f.source_instance_id, f.study_id, f.status, count(*) as subjects
+    from dw_fact_enrollment as f
+    where f.study_id is not null and f.status is not null
+    group by f.source_instance_id, f.study_id, f.status
+) as n
+full join (
+    select
+        f.source_instance_id,
+        f.study_id,
+        f.status,
+        count(distinct f.subject_id) as subjects,
+        count(*) as events,
+        min(f.event_time) as first_event_at,
+        max(f.event_time) as last_event_at
+    from dw_fact_subject_status_change as f
+    where f.study_id is not null and f.status is not null
+    group by f.source_instance_id, f.study_id, f.status
+) as h on h.source_instance_id = n.source_instance_id and h.study_id = n.study_id and h.status = n.status
+left join dw_dim_study as t
+    on t.source_instance_id = coalesce(n.source_instance_id, h.source_instance_id)
+    and t.source_id = coalesce(n.study_id, h.study_id)
+    and t.is_current;
+comment on view v_subject_status_summary is 'Per study and status: subjects that have it now (as the subjects say) and subjects and events that ever had it (as the status events say).';
