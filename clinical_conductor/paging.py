@@ -614,6 +614,9 @@ class Listing:
             try:
                 envelope, rows = self._ask_again_if(before, *self._ask())
             except BadRequest:
+                if self._pager.page_size is not None and self.capabilities.top is not True:
+                    self._pager.page_size = None
+                    continue
                 self.capabilities.note("$skip is answered with 400")
                 self.complete = only_page and len(before) % DEFAULT_PAGE != 0
                 return
@@ -673,7 +676,7 @@ class Listing:
         if not served or not (more or (cut and probe)):
             self.complete = not more
             return
-        self._pager = ODataPaginator(MAX_PAGE, filters=self._pager.filters)
+        self._pager = ODataPaginator(None if self.capabilities.top is False else MAX_PAGE, filters=self._pager.filters)
         try:
             yield from self._by_skip()
         except (EndpointNotFound, EndpointNotOffered):
