@@ -1,1 +1,66 @@
-"""TrialSync: Clinical Conductor as a dlt source, and its way into PostgreSQL."""
+"""TrialSync: Clinical Conductor as a dlt source, and its way into a PostgreSQL warehouse.
+
+    from clinical_conductor import clinical_conductor      the dlt source, for notebooks and any dlt destination
+    from clinical_conductor import endpoints, sample       what there is, and a first look at it
+    from clinical_conductor import ETLOrchestrator         jobs, run as the command line runs them
+
+The rooms, in the direction data flows:
+
+    endpoints   the catalog: one row per endpoint
+    client      HTTP: pacing, retries, errors           paging     one listing, no row lost or repeated
+    records     bytes to records, keys and hashes       source     the dlt source
+    reading     pages and fan-outs, read ahead          staging    what differs, landed by dlt, merged
+    runs        the ledger                              job        one job from lock to closed run
+    orchestrator  order and parallelism                 warehouse  silver and gold procedures
+    monitoring  what the ledger says                    dashboard, server, alerts, schedule   what people see of it
+
+Names are imported when first used, so that `import clinical_conductor` costs nothing and reading the API needs no
+PostgreSQL driver.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clinical_conductor.etl import DataLoader, ETLOrchestrator, ETLRunResult, JobStatus
+    from clinical_conductor.source import ClinicalConductorClient, clinical_conductor, endpoints, sample
+    from clinical_conductor.warehouse import TransformationEngine
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "clinical_conductor": "source",
+    "endpoints": "source",
+    "sample": "source",
+    "ClinicalConductorClient": "source",
+    "DataLoader": "etl",
+    "ETLOrchestrator": "etl",
+    "ETLRunResult": "etl",
+    "JobStatus": "etl",
+    "TransformationEngine": "warehouse",
+}
+
+__all__ = [
+    "ClinicalConductorClient",
+    "DataLoader",
+    "ETLOrchestrator",
+    "ETLRunResult",
+    "JobStatus",
+    "TransformationEngine",
+    "clinical_conductor",
+    "endpoints",
+    "sample",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name's home when the name is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

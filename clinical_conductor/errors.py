@@ -22,6 +22,7 @@
         ├── PagingBroken                     the endpoint cannot be enumerated without losing rows
         ├── MassDelete                       more rows would be deleted than the threshold allows
         ├── JobLocked                        another run holds this table
+        ├── Interrupted                      the process was asked to stop (SIGTERM, SIGINT, a deadline)
         ├── RunFenced                        this run was closed by someone else while it worked
         ├── DatabaseRefused                  constraint, permission, disk full, unsupported server
         └── MigrationError                   the schema could not be brought up to date
@@ -160,6 +161,10 @@ class JobLocked(FatalError):
     """Another run holds the lock of this instance and table."""
 
     category = "database"
+
+
+class Interrupted(FatalError):
+    """The process was asked to stop: what is committed stays, the rest is owed."""
 
 
 class RunFenced(FatalError):

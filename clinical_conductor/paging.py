@@ -708,3 +708,13 @@ def _ascending(*pages: Rows) -> bool:
     except (TypeError, ValueError):
         return True
     return numbers == sorted(numbers)
+
+
+def count_upstream(client: Client, endpoint: Endpoint, capabilities: Capabilities) -> int | None:
+    """How many records the server says a listing has, by one small request; None where it does not say."""
+    path = fill_path(capabilities.path or endpoint.path, ())
+    try:
+        answer = client.fetch(path, {"$top": 1, "$count": "true"})
+    except BadRequest:
+        return None
+    return open_envelope(answer.document, what=endpoint.resource, single=endpoint.single).count

@@ -1,0 +1,644 @@
+"""The thin adapter: which records differ from staging, and their way into it. Knows nothing of HTTP.
+
+    batch of records → PostgreSQL says which are new or differ → those go to a chunk (one CSV file)
+    → dlt lands the chunk → one transaction: merge, quarantine, deletions, parents, counts
+
+A record that did not change costs one comparison of hashes: no JSON parse, no write. A chunk is committed when it has
+50,000 rows, 64 MB or is 30 seconds old. Everything a chunk brings is committed in one transaction that depends on the
+run still being open (`runs.fence`), so a kill at any moment leaves all of a chunk or nothing of it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import IO, Any
+
+from psycopg import Connection, sql
+
+from clinical_conductor import runs
+from clinical_conductor.database import translated
+from clinical_conductor.endpoints import Endpoint
+from clinical_conductor.errors import MassDelete
+from clinical_conductor.logs import get_logger
+from clinical_conductor.records import Rejected, content_hash
+from clinical_conductor.runs import Counts, ParentOutcome, Traffic
+
+CHUNK_ROWS = 50_000
+CHUNK_BYTES = 64 * 1024 * 1024
+CHUNK_SECONDS = 30.0
+DELETE_THRESHOLD = 0.2
+"""Share of a table that one run may delete without being told so."""
+
+_COLUMNS = ("seq", "parent_source_id", "source_id", "content_hash", "data")
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Records on their way from a source to staging: parallel lists, and what came of the parents they belong to.
+
+    A parent's outcome travels in the same batch as its last records, so both are committed together.
+    """
+
+    keys: list[str] = field(default_factory=list)
+    parents: list[str] = field(default_factory=list)
+    hashes: list[bytes] = field(default_factory=list)
+    records: list[bytes] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    outcomes: list[ParentOutcome] = field(default_factory=list)
+    size: int = 0
+
+    def extend(self, other: Batch) -> None:
+        """Appends another batch to this one."""
+        self.keys += other.keys
+        self.parents += other.parents
+        self.hashes += other.hashes
+        self.records += other.records
+        self.rejected += other.rejected
+        self.outcomes += other.outcomes
+        self.size += other.size
+
+
+class Landing:
+    """dlt's part: lands CSV files in the landing tables of one instance. One per process and instance."""
+
+    def __init__(self, url: str, instance_id: int, work_dir: Path) -> None:
+        """Makes a private directory for short-lived files and removes what killed processes left behind.
+
+        Args:
+            url: PostgreSQL URL.
+            work_dir: Where the private directory is made; never read back by a later process.
+        """
+        self.dataset = f"trialsync_landing_{instance_id}"
+        self._url = url
+        self.directory = private_directory(work_dir)
+        self._pipelines: dict[str, Any] = {}
+        self._lock = Lock()
+        self._warm = False
+
+    def land(self, table: str, path: Path, rows: int) -> None:
+        """Copies a CSV file into the landing table of `table`.
+
+        Raises:
+            LandingFailed: dlt could not; what it said stays untold, because it may quote a record.
+        """
+        import dlt
+
+        resource = dlt.resource(
+            [dlt.mark.with_file_import(str(path), "csv", rows)],
+            name=table,
+            write_disposition="append",
+            columns={
+                "seq": {"data_type": "bigint", "nullable": False},
+                "parent_source_id": {"data_type": "text", "nullable": False},
+                "source_id": {"data_type": "text", "nullable": False},
+                "content_hash": {"data_type": "binary", "nullable": False},
+                "data": {"data_type": "json", "nullable": False},
+            },
+        )
+        pipeline = self._pipeline(table)
+        try:
+            if self._warm:
+                pipeline.run(resource)
+            else:
+                # The first run creates dlt's own tables; two at once would race for them.
+                with self._lock:
+                    pipeline.run(resource)
+                    self._warm = True
+        except Exception as error:
+            self._forget(table)
+            raise LandingFailed(type(error).__name__) from None
+
+    def _pipeline(self, table: str) -> Any:
+        """The pipeline of one table: its own name, so that no two of them share state."""
+        import dlt
+        from dlt.destinations import postgres
+
+        with self._lock:
+            if table not in self._pipelines:
+                quiet_dlt()
+                self._pipelines[table] = dlt.pipeline(
+                    f"trialsync_{table}",
+                    destination=postgres(credentials=with_password(self._url)),
+                    dataset_name=self.dataset,
+                    pipelines_dir=str(self.directory / "dlt"),
+                )
+            return self._pipelines[table]
+
+    def _forget(self, table: str) -> None:
+        """Drops a pipeline with its pending package, which would otherwise block the next chunk."""
+        with self._lock:
+            self._pipelines.pop(table, None)
+            shutil.rmtree(self.directory / "dlt" / f"trialsync_{table}", ignore_errors=True)
+
+    def close(self) -> None:
+        """Removes the private directory with everything in it."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class LandingFailed(Exception):
+    """dlt could not land a chunk; holds the name of the exception, never its text."""
+
+
+def private_directory(work_dir: Path) -> Path:
+    """A new directory that only this user can read, for files that hold records.
+
+    Those of processes that no longer live are removed first: they hold patients' data.
+    """
+    root = work_dir / "work"
+    root.mkdir(parents=True, exist_ok=True)
+    for old in root.glob("run-*"):
+        pid = old.name.split("-")[1]
+        if pid.isdecimal() and not _alive(int(pid)):
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"run-{os.getpid()}-", dir=root))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def quiet_dlt() -> None:
+    """Keeps dlt from phoning home, from compressing short-lived files, from keeping them, and from quoting records."""
+    import logging
+
+    for name, value in {
+        "RUNTIME__DLTHUB_TELEMETRY": "false",
+        "RUNTIME__LOG_LEVEL": "CRITICAL",
+        "RUNTIME__HTTP_SHOW_ERROR_BODY": "false",
+        "LOAD__DELETE_COMPLETED_JOBS": "true",
+        "LOAD__RAISE_ON_FAILED_JOBS": "true",
+        "LOAD__RAISE_ON_MAX_RETRIES": "1",
+        "NORMALIZE__DATA_WRITER__DISABLE_COMPRESSION": "true",
+        "RESTORE_FROM_DESTINATION": "false",
+    }.items():
+        os.environ[name] = value
+    logging.getLogger("dlt").setLevel(logging.CRITICAL)
+
+
+def with_password(url: str) -> str:
+    """The URL with a password in it: dlt asks for one even where the server does not."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    parts = conninfo_to_dict(url)
+    if parts.get("password"):
+        return url
+    head, _, tail = url.partition("@")
+    return f"{head}:{os.environ.get('PGPASSWORD', 'none')}@{tail}" if tail else url
+
+
+class Stage:
+    """The adapter of one run: takes batches, commits chunks.
+
+    One connection serves it, because what was seen is kept in temporary tables of the session.
+    """
+
+    def __init__(
+        self,
+        conn: Connection[Any],
+        landing: Landing,
+        endpoint: Endpoint,
+        *,
+        run_id: int,
+        instance_id: int,
+        full_refresh: bool = False,
+        allow_mass_delete: bool = False,
+        traffic: Callable[[], Traffic] = Traffic,
+    ) -> None:
+        """Prepares the session.
+
+        Args:
+            conn: In autocommit mode; the lock of (instance, table) is held on it.
+            full_refresh: Compare every record as JSON, whatever its hash says.
+            traffic: Gives the HTTP figures of the run so far.
+        """
+        self.conn = conn
+        self.landing = landing
+        self.endpoint = endpoint
+        self.table = endpoint.table
+        self.run_id = run_id
+        self.instance_id = instance_id
+        self.full_refresh = full_refresh
+        self.allow_mass_delete = allow_mass_delete
+        self.traffic = traffic
+        self.counts = Counts()
+        """What was committed."""
+        self.seconds = {"ask": 0.0, "land": 0.0, "merge": 0.0}
+        self.refused_deletion: int | None = None
+        self._chunk: _Chunk | None = None
+        self._uncommitted = Counts()
+        self._kept: list[tuple[str, str]] = []
+        with translated():
+            # Lookups by index only: a table without statistics yet must not be read whole for every page.
+            conn.execute("set enable_hashjoin = off")
+            conn.execute("set enable_mergejoin = off")
+            conn.execute("set enable_seqscan = off")
+            conn.execute("set jit = off")
+            conn.execute("drop table if exists pg_temp.dw_seen, pg_temp.dw_enumerated")
+            conn.execute("create temporary table dw_seen (id integer primary key)")
+            conn.execute("create temporary table dw_enumerated (parent_source_id text primary key)")
+            row = conn.execute("select dw_landing_table(%s, %s)", (instance_id, self.table)).fetchone()
+            assert row is not None
+            self._landing_name: str = row[0]
+            conn.execute(f"truncate {self._landing_name}".encode())
+            row = conn.execute(
+                sql.SQL("select count(*) from {} where source_instance_id = %s").format(sql.Identifier(self.table)),
+                (instance_id,),
+            ).fetchone()
+            assert row is not None
+            self.rows_before: int = row[0]
+        self._ask_query = sql.SQL(
+            """
+            with asked as (
+                select * from unnest(%b::text[], %b::text[], %b::bytea[])
+                    with ordinality as a (parent, key, hash, place)
+            ),
+            found as (
+                select a.place, s.id, s.etl_run_id is not distinct from {run} as ours,
+                    s.content_hash is not distinct from a.hash and {compare} as same
+                from asked as a
+                inner join {table} as s
+                    on s.source_instance_id = {instance} and s.parent_source_id = a.parent and s.source_id = a.key
+            ),
+            first as (
+                insert into pg_temp.dw_seen (id) select id from found where not ours on conflict do nothing returning id
+            )
+            select
+                array_agg(f.place) filter (where f.same),
+                count(*) filter (where f.same and n.id is not null),
+                count(*) filter (where f.same and n.id is null),
+                count(*) filter (where not f.same and n.id is null and not f.ours)
+            from found as f
+            left join first as n on f.id = n.id
+            """
+        ).format(
+            run=sql.Literal(run_id),
+            compare=sql.Literal(not full_refresh),
+            table=sql.Identifier(self.table),
+            instance=sql.Literal(instance_id),
+        )
+
+    @property
+    def pending(self) -> Counts:
+        """What was taken and is not committed yet."""
+        return self._uncommitted
+
+    @property
+    def chunk_rows(self) -> int:
+        """How many rows wait to be committed."""
+        return 0 if self._chunk is None else self._chunk.rows
+
+    def take(self, batch: Batch) -> None:
+        """Asks which records of a batch differ, puts those into the chunk, and commits the chunk when it is full.
+
+        Raises:
+            DatabaseTrouble, DatabaseRefused: PostgreSQL could not answer or commit.
+            RunFenced: the run was closed by another process.
+        """
+        chunk = self._chunk = self._chunk or _Chunk(self.landing.directory, self.table)
+        counts = self._uncommitted
+        counts.read += len(batch.keys) + len(batch.rejected)
+        counts.rejected += len(batch.rejected)
+        chunk.rejected += batch.rejected
+        chunk.outcomes += batch.outcomes
+        newest: dict[tuple[str, str], int] = {}
+        for place, identity in enumerate(zip(batch.parents, batch.keys, strict=True)):
+            pending = chunk.pending.get(identity)
+            if pending is not None:
+                counts.duplicate += 1
+                if pending != batch.hashes[place]:
+                    chunk.repeats = True
+                    chunk.write(identity, batch.hashes[place], batch.records[place])
+            else:
+                if identity in newest:
+                    counts.duplicate += 1
+                newest[identity] = place
+        if newest:
+            places = list(newest.values())
+            for place in self._differing(batch, places, counts):
+                chunk.write((batch.parents[place], batch.keys[place]), batch.hashes[place], batch.records[place])
+        if chunk.rows >= CHUNK_ROWS or chunk.size >= CHUNK_BYTES or len(chunk.rejected) >= CHUNK_ROWS:
+            self.commit()
+        else:
+            self.tick()
+
+    def tick(self) -> None:
+        """Commits the chunk when it has waited long enough."""
+        if self._chunk is not None and time.monotonic() - self._chunk.opened >= CHUNK_SECONDS:
+            self.commit()
+
+    def _differing(self, batch: Batch, places: list[int], counts: Counts) -> list[int]:
+        """The places of a batch whose records are new to staging or differ from it."""
+        started = time.monotonic()
+        if len(places) == len(batch.keys):
+            lists = (batch.parents, batch.keys, batch.hashes)
+        else:
+            lists = tuple([column[p] for p in places] for column in (batch.parents, batch.keys, batch.hashes))  # type: ignore[assignment]
+        with translated():
+            row = self.conn.execute(self._ask_query, lists).fetchone()
+        assert row is not None
+        same, unchanged, again, changed_again = row
+        counts.unchanged += unchanged - changed_again
+        counts.duplicate += again + changed_again
+        self.seconds["ask"] += time.monotonic() - started
+        if not same:
+            return places
+        skip = set(same)
+        return [place for number, place in enumerate(places, 1) if number not in skip]
+
+    def commit(self, conclude: Callable[[], None] | None = None, *, delete_children: bool = True) -> None:
+        """Commits the chunk in one transaction.
+
+        Args:
+            conclude: Called inside the transaction after the merge; the last chunk closes the run there.
+            delete_children: Whether children that their parent no longer lists may be deleted.
+        """
+        chunk = self._chunk or _Chunk(self.landing.directory, self.table)
+        self._chunk = None
+        counts, self._uncommitted = self._uncommitted, Counts()
+        try:
+            if chunk.rows:
+                self._land(chunk, counts)
+            started = time.monotonic()
+            with translated(), self.conn.transaction():
+                runs.fence(self.conn, self.run_id)
+                if chunk.rows:
+                    self._merge(chunk, counts)
+                self._quarantine(chunk.rejected)
+                if chunk.outcomes:
+                    self._settle_parents(chunk.outcomes, counts, delete_children)
+                runs.add_to_run(self.conn, self.run_id, counts, self.traffic())
+                self.counts.add(counts)
+                if conclude is not None:
+                    # What concludes a run compares whole tables.
+                    self.conn.execute("set local enable_hashjoin = on")
+                    self.conn.execute("set local enable_seqscan = on")
+                    conclude()
+            self.seconds["merge"] += time.monotonic() - started
+        finally:
+            chunk.remove()
+
+    def _land(self, chunk: _Chunk, counts: Counts) -> None:
+        """Lands the chunk: by dlt, or record by record where PostgreSQL refuses one of them."""
+        started = time.monotonic()
+        chunk.close()
+        try:
+            self.landing.land(self.table, chunk.path, chunk.rows)
+        except LandingFailed as failed:
+            log.warning("chunk_refused", table=self.table, rows=chunk.rows, error=str(failed))
+            self._land_carefully(chunk, counts)
+        self.seconds["land"] += time.monotonic() - started
+
+    def _land_carefully(self, chunk: _Chunk, counts: Counts) -> None:
+        """Lands the records that PostgreSQL can hold and quarantines the others (a number beyond numeric, say)."""
+        with translated(), self.conn.transaction():
+            self.conn.execute(f"truncate {self._landing_name}".encode())
+            self.conn.execute(
+                """
+                create temporary table dw_careful (
+                    seq bigint, parent_source_id text, source_id text, content_hash bytea, data text
+                ) on commit drop
+                """
+            )
+            with (
+                self.conn.cursor().copy("copy dw_careful from stdin (format csv, header)") as copy,
+                chunk.path.open("rb") as file,
+            ):
+                while block := file.read(1 << 20):
+                    copy.write(block)
+            refused = self.conn.execute(
+                """
+                with judged as (select seq, dw_json_refusal(data) as state from dw_careful)
+                delete from dw_careful as c using judged as j
+                where c.seq = j.seq and j.state is not null
+                returning c.parent_source_id, c.source_id, c.data, j.state
+                """
+            ).fetchall()
+            self.conn.execute(
+                (
+                    f"insert into {self._landing_name} ({', '.join(_COLUMNS)}) "
+                    "select seq, parent_source_id, source_id, content_hash, data::jsonb from dw_careful"
+                ).encode()
+            )
+        for parent, key, raw, state in refused:
+            counts.rejected += 1
+            reason = f"PostgreSQL cannot hold it as jsonb (SQLSTATE {state})"
+            chunk.rejected.append(Rejected(key=key, parent=parent, reason=reason, raw=raw))
+
+    def _merge(self, chunk: _Chunk, counts: Counts) -> None:
+        """Merges the landing table and adds what the statements counted."""
+        row = self.conn.execute(
+            "select inserted, updated, unchanged, repeated from dw_merge_landing(%s, %s, %s, %s, %s, %s)",
+            (
+                self.run_id,
+                self.endpoint.job_id,
+                self.instance_id,
+                self.table,
+                self._landing_name,
+                chunk.repeats,
+            ),
+        ).fetchone()
+        assert row is not None
+        counts.inserted += row[0]
+        counts.updated += row[1]
+        counts.unchanged += row[2]
+        counts.duplicate += row[3]
+
+    def _quarantine(self, rejected: list[Rejected]) -> None:
+        """Stores what cannot be staged, and remembers the keys: their older rows are not gone, only unreadable."""
+        runs.quarantine(
+            self.conn,
+            self.run_id,
+            self.endpoint.job_id,
+            self.instance_id,
+            self.table,
+            ((r.parent, r.key, r.reason, r.raw, content_hash(r.raw.encode())) for r in rejected),
+        )
+        self._kept += [(r.parent, r.key) for r in rejected if r.key is not None and len(r.key) <= 255]
+
+    def _keep_rejected(self) -> None:
+        """Counts the staged rows of rejected records as seen."""
+        if not self._kept:
+            return
+        self.conn.execute(
+            sql.SQL(
+                """
+                insert into pg_temp.dw_seen (id)
+                select s.id
+                from unnest(%s::text[], %s::text[]) as k (parent, key)
+                inner join {table} as s
+                    on s.source_instance_id = %s and s.parent_source_id = k.parent and s.source_id = k.key
+                on conflict do nothing
+                """
+            ).format(table=sql.Identifier(self.table)),
+            ([p for p, _ in self._kept], [k for _, k in self._kept], self.instance_id),
+        )
+        self._kept.clear()
+
+    def _settle_parents(self, outcomes: list[ParentOutcome], counts: Counts, delete_children: bool) -> None:
+        """Deletes the children that fetched parents no longer list, and writes the parents into their ledger."""
+        fetched = [o.key for o in outcomes if o.status == "fetched"]
+        kept_owed: set[str] = set()
+        if fetched and delete_children and self.endpoint.owner:
+            self.conn.execute("truncate pg_temp.dw_enumerated")
+            self.conn.execute(
+                "insert into pg_temp.dw_enumerated select * from unnest(%s::text[]) on conflict do nothing", (fetched,)
+            )
+            if not self._delete(counts, "no longer listed by its parent", parents=True):
+                rows = self.conn.execute(
+                    sql.SQL(
+                        "select distinct s.parent_source_id from {} as s inner join pg_temp.dw_unseen as u using (id)"
+                    ).format(sql.Identifier(self.table))
+                ).fetchall()
+                kept_owed = {row[0] for row in rows}
+        runs.record_parents(
+            self.conn,
+            self.run_id,
+            self.endpoint.job_id,
+            self.instance_id,
+            [o for o in outcomes if o.key not in kept_owed],
+        )
+
+    def delete_unseen(self) -> None:
+        """Deletes the rows that a complete enumeration of the whole table did not contain; call inside `commit`."""
+        self._delete(self._uncommitted, "no longer listed", parents=False)
+        self._flush()
+
+    def delete_orphans(self, parent_table: str) -> None:
+        """Deletes the children whose parents are no longer staged; call inside `commit`."""
+        self.conn.execute("truncate pg_temp.dw_enumerated")
+        self.conn.execute(
+            sql.SQL(
+                """
+                insert into pg_temp.dw_enumerated
+                select distinct c.parent_source_id
+                from {child} as c
+                where c.source_instance_id = %(instance)s
+                    and not exists (
+                        select from (
+                            select dw_parent_key(p.parent_source_id, p.source_id, %(parts)s) as parent_key
+                            from {parent} as p where p.source_instance_id = %(instance)s
+                        ) as k
+                        where k.parent_key = c.parent_source_id
+                    )
+                """
+            ).format(child=sql.Identifier(self.table), parent=sql.Identifier(parent_table)),
+            {"instance": self.instance_id, "parts": len(self.endpoint.parameters)},
+        )
+        self._delete(self._uncommitted, "its parent is gone", parents=True)
+        self._flush()
+
+    def _flush(self) -> None:
+        """Adds what was counted after the chunk's own statements, still in its transaction."""
+        runs.add_to_run(self.conn, self.run_id, self._uncommitted, self.traffic())
+        self.counts.add(self._uncommitted)
+        self._uncommitted = Counts()
+
+    def _delete(self, counts: Counts, reason: str, *, parents: bool) -> bool:
+        """Deletes unseen rows unless they are too many; True when none is left over."""
+        self._keep_rejected()
+        already = self.counts.deleted + counts.deleted
+        most = max(1, int(self.rows_before * DELETE_THRESHOLD)) - already
+        if self.endpoint.key.rule == "content":
+            # A changed record without identity is a deletion and an insertion: only the difference is a loss.
+            most += self.counts.inserted + counts.inserted
+        if self.allow_mass_delete:
+            most = 1 << 62
+        row = self.conn.execute(
+            "select unseen, deleted from dw_delete_unseen(%s, %s, %s, %s, %s, %s, %s)",
+            (self.run_id, self.endpoint.job_id, self.instance_id, self.table, parents, most, reason),
+        ).fetchone()
+        assert row is not None
+        unseen, deleted = row
+        counts.deleted += deleted
+        if unseen > deleted:
+            self.refused_deletion = (self.refused_deletion or 0) + unseen
+            return False
+        return True
+
+    def check_refused_deletion(self) -> None:
+        """Fails the run when a deletion was refused, after everything else is committed.
+
+        Raises:
+            MassDelete: more rows are gone upstream than one run may delete.
+        """
+        if self.refused_deletion is not None:
+            raise MassDelete(
+                f"{self.table}: {self.refused_deletion} of {self.rows_before} rows are no longer served, more than the "
+                f"{DELETE_THRESHOLD:.0%} that one run may delete. Nothing of them was deleted; everything else was "
+                "staged. If they are really gone, run again with --allow-mass-delete."
+            )
+
+    def drop_chunk(self) -> None:
+        """Throws away what is not committed."""
+        if self._chunk is not None:
+            self._chunk.remove()
+            self._chunk = None
+        self._uncommitted = Counts()
+
+
+class _Chunk:
+    """Rows that differ, in a CSV file that only this user can read."""
+
+    def __init__(self, directory: Path, table: str) -> None:
+        self.path = directory / f"{table}-{time.monotonic_ns()}.csv"
+        self.rows = 0
+        self.size = 0
+        self.opened = time.monotonic()
+        self.pending: dict[tuple[str, str], bytes] = {}
+        self.repeats = False
+        self.rejected: list[Rejected] = []
+        self.outcomes: list[ParentOutcome] = []
+        self._file: IO[bytes] | None = None
+
+    def write(self, identity: tuple[str, str], hash_: bytes, record: bytes) -> None:
+        """Appends one row; its place in the file is its rank among rows of one key."""
+        if self._file is None:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            self._file = os.fdopen(descriptor, "wb", buffering=1 << 20)
+            self._file.write((",".join(_COLUMNS) + "\n").encode())
+        self.pending[identity] = hash_
+        parent, key = identity
+        if '"' in parent or '"' in key:
+            parent, key = parent.replace('"', '""'), key.replace('"', '""')
+        head = f'{self.rows},"{parent}","{key}",\\x{hash_.hex()},"'.encode()
+        line = b"%b%b\"\n" % (head, bytes(record).replace(b'"', b'""'))
+        self._file.write(line)
+        self.rows += 1
+        self.size += len(line)
+
+    def close(self) -> None:
+        """Ends writing."""
+        if self._file is not None:
+            self._file.close()
+
+    def remove(self) -> None:
+        """Removes the file: it holds patients' data."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_landing(url: str, instance_id: int, work_dir: Path) -> Iterator[Landing]:
+    """A Landing whose files are gone afterwards."""
+    landing = Landing(url, instance_id, work_dir)
+    try:
+        yield landing
+    finally:
+        landing.close()
+
+
