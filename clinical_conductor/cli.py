@@ -265,11 +265,29 @@ def simulate(
     port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0 takes a free one.")] = 8765,
     scale: Scale = 0.001,
     seed: Seed = 1,
+    api_key: Annotated[str, typer.Option("--api-key", help="The key that is accepted.")] = "demo-key",
+    key_header: Annotated[str, typer.Option("--key-header", help="The header it is expected in.")] = "X-ApiKey",
+    envelope: Annotated[
+        str, typer.Option("--envelope", help="spec (each endpoint its own), items, items-lower, value or array.")
+    ] = "spec",
+    ids: Annotated[str, typer.Option("--ids", help="number, string or guid.")] = "number",
+    modified_date: Annotated[
+        bool, typer.Option("--modified-date/--no-modified-date", help="Whether records say when they changed.")
+    ] = True,
 ) -> None:
     """Serve a made-up Clinical Conductor on this machine, until Ctrl-C."""
     from clinical_conductor.demo import simulate_until_stopped
 
-    simulate_until_stopped(port=port, scale=scale, seed=seed)
+    simulate_until_stopped(
+        port=port,
+        scale=scale,
+        seed=seed,
+        api_key=api_key,
+        key_header=key_header,
+        envelope=envelope,
+        ids=ids,
+        modified_date=modified_date,
+    )
 
 
 @app.command()

@@ -151,17 +151,28 @@ def show_summary(jobs: Sequence[Row], seconds: float) -> None:
             f"{job['duration_seconds']:.1f}",
         )
     console.print(table)
+    for note in _errors(jobs):
+        console.print(note, soft_wrap=True)
     for job in jobs:
         for note in _notes(job):
             console.print(note, soft_wrap=True)
     console.print(_totals(jobs, seconds), soft_wrap=True)
 
 
+def _errors(jobs: Sequence[Row]) -> Iterable[Text]:
+    """Each error once, with the jobs it struck: a database that is away is one line, not one for every job."""
+    struck: dict[tuple[str, str], list[str]] = {}
+    for job in jobs:
+        if job["error"]:
+            struck.setdefault((job["status"], job["error"]), []).append(f"{job['resource']} ({job['job_id']})")
+    for (status, error), names in struck.items():
+        label = ", ".join(names) if len(names) <= 3 else f"{len(names)} jobs"
+        yield Text.assemble((status, STATUS_COLOURS.get(status, "")), f"  {label}: {error}")
+
+
 def _notes(job: Row) -> Iterable[Text]:
-    """What a person should read about one job, below the table."""
+    """What else a person should know about one job."""
     label = f"{job['resource']} ({job['job_id']})"
-    if job["error"]:
-        yield Text.assemble((str(job["status"]), STATUS_COLOURS.get(job["status"], "")), f"  {label}: {job['error']}")
     if job["parents_failed"] and not job["error"]:
         yield Text(f"failed  {label}: {job['parents_failed']:,} parents failed; they are asked again by the next run.")
     if job["rejected"]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import signal
 import threading
 from pathlib import Path
+from typing import Any, get_args
 
 from clinical_conductor import console
+from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.execution import run_and_report
 from clinical_conductor.job import RunOptions
 from clinical_conductor.settings import Settings, load_settings
 from clinical_conductor.simulator import Simulator, SimulatorProcess
+from clinical_conductor.simulator.api import Envelope
+from clinical_conductor.simulator.world import Ids
 
 INSTANCE = "demo"
 """Name of the simulated instance in dw_api_credentials: its rows stay apart from those of a real one."""
-
-API_KEY = "demo-key"
 
 NEXT_STEPS = """
 What next:
@@ -36,13 +38,13 @@ def run_demo(settings: Settings, *, scale: float, seed: int, results: Path | Non
     Raises:
         ConfigurationError: the embedded PostgreSQL is not installed, or the results file cannot be written.
     """
-    with SimulatorProcess(scale=scale, seed=seed, api_key=API_KEY) as simulator:
+    with SimulatorProcess(scale, seed) as simulator:
         console.say(f"A simulated Clinical Conductor answers at {simulator.base_url}")
         own = load_settings(
             {},
             dotenv=None,
             api_base_url=simulator.base_url,
-            api_key=API_KEY,
+            api_key=simulator.api_key,
             api_rate_limit=0.0,
             parallel_jobs=settings.parallel_jobs,
             log_level=settings.log_level,
@@ -54,14 +56,26 @@ def run_demo(settings: Settings, *, scale: float, seed: int, results: Path | Non
     return code
 
 
-def simulate_until_stopped(*, port: int, scale: float, seed: int) -> None:
-    """Serve a simulated instance until SIGINT or SIGTERM."""
+def simulate_until_stopped(*, port: int, scale: float, seed: int, **switches: Any) -> None:
+    """Serve a simulated instance until SIGINT or SIGTERM.
+
+    Raises:
+        ConfigurationError: a switch has a value the simulator does not know, or the port is taken.
+    """
+    for name, allowed in (("envelope", Envelope), ("ids", Ids)):
+        if switches.get(name) not in get_args(allowed):
+            raise ConfigurationError(f"--{name} {switches.get(name)}: use one of {', '.join(get_args(allowed))}.")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with Simulator(port=port, scale=scale, seed=seed, api_key=API_KEY) as simulator:
+    try:
+        simulator = Simulator(scale, seed, port, **switches)
+    except OSError:
+        raise ConfigurationError(f"--port {port} is taken or not allowed. --port 0 takes a free one.") from None
+    with simulator:
+        print(simulator.base_url, flush=True)  # noqa: T201 (the one line a script wants)
         console.say(
-            f"Serving a simulated Clinical Conductor. Ctrl-C ends it.\n"
-            f"  export CC_API_BASE_URL={simulator.base_url} CC_API_KEY={API_KEY}"
+            "Serving a simulated Clinical Conductor; Ctrl-C ends it. In another shell:\n"
+            f"  export CC_API_BASE_URL={simulator.base_url} CC_API_KEY={simulator.api_key}"
         )
         stop.wait()

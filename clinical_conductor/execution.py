@@ -17,7 +17,7 @@ import psycopg
 
 from clinical_conductor import console, database
 from clinical_conductor.endpoints import Endpoint
-from clinical_conductor.errors import ConfigurationError
+from clinical_conductor.errors import ConfigurationError, TrialSyncError
 from clinical_conductor.job import JobResult, RunOptions
 from clinical_conductor.logs import configure_logging
 from clinical_conductor.orchestrator import plan_jobs, run_jobs
@@ -68,10 +68,22 @@ def run_and_report(
     except Exception as error:  # noqa: BLE001 (whatever it is, the results file has to say that the jobs failed)
         console.report(error, debug=console.debugging())
         chosen = chosen or choose(named, added, catalog_switches())
-        jobs = [asdict(JobResult(row.job_id, row.resource, error=console.describe(error))) for row in chosen]
+        jobs = [asdict(_not_started(row, error)) for row in chosen]
     console.write_results(results, jobs)
     console.show_summary(jobs, time.monotonic() - began)
     return exit_code(jobs, options)
+
+
+def _not_started(endpoint: Endpoint, error: Exception) -> JobResult:
+    """The result of a job that a database out of reach, or a fault, kept from starting."""
+    category = error.category if isinstance(error, TrialSyncError) else "system"
+    return JobResult(
+        endpoint.job_id,
+        endpoint.resource,
+        error=console.describe(error),
+        error_type=type(error).__name__,
+        error_category=category,
+    )
 
 
 def show_plan(
