@@ -58,7 +58,7 @@ begin
         return;
     end if;
 
-    drop table if exists pg_temp.dw_changes;
+    perform dw_drop_temporary('dw_changes');
     execute format('create temp table dw_changes on commit drop as
         select b.*, o.%I as old_key from (%s) as b left join %s as o on %s
         where o.%I is null or (%s) is distinct from (%s) %s',

@@ -31,7 +31,7 @@ begin
         return;
     end if;
 
-    drop table if exists pg_temp.dw_changes;
+    perform dw_drop_temporary('dw_changes');
     -- .NET writes 0001-01-01 for "no date": it is no source time.
     execute format($sql$
         create temp table dw_changes on commit drop as
@@ -90,20 +90,20 @@ language plpgsql as $$
 declare
     keys text[] := dw_key_columns(target);
     same text := (select string_agg(format('o.%1$I = b.%1$I', k), ' and ') from unnest(keys) as k);
-    overlaps bigint;
+    found bigint;
 begin
     execute format($sql$
         select count(*) from (
-            select o.valid_to > lead(o.valid_from) over (partition by %s order by o.valid_from) as overlaps
+            select o.valid_to > lead(o.valid_from) over (partition by %s order by o.valid_from) as is_overlapping
             from %s as o
             %s
-        ) as v where v.overlaps
+        ) as v where v.is_overlapping
         $sql$, (select string_agg('o.' || k, ', ') from unnest(keys) as k), target,
         case when touched_only
             then format('where exists (select from pg_temp.dw_changes as b where %s) or exists (select from pg_temp.dw_delta as b where %s)', same, same)
-            else '' end) into overlaps;
-    if overlaps > 0 then
-        raise exception '% has % overlapping versions: the load is undone', target, overlaps;
+            else '' end) into found;
+    if found > 0 then
+        raise exception '% has % overlapping versions: the load is undone', target, found;
     end if;
 end $$;
 comment on function dw_refuse_overlaps(regclass, boolean) is 'Raises when two versions of a key overlap.';

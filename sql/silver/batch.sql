@@ -51,7 +51,7 @@ declare
     observed text := case when t.kind = 'scd2' then ', v.observed_at' else '' end;
     staging text := case when 'source_table' = any (keys) then 'd.source_table' else quote_literal(t.sources[1]) end;
 begin
-    drop table if exists pg_temp.dw_batch, pg_temp.dw_bad;
+    perform dw_drop_temporary('dw_batch', 'dw_bad');
     create temp table dw_bad (
         source_instance_id integer, source_table text, parent_source_id text, source_id text, column_name text, type text
     ) on commit drop;

@@ -88,7 +88,7 @@ begin
     if t.derived or not found_any then
         return found_any::integer;
     end if;
-    drop table if exists pg_temp.dw_delta;
+    perform dw_drop_temporary('dw_delta');
     execute 'create temp table dw_delta on commit drop as ' || array_to_string(branches, ' union ');
     get diagnostics total = row_count;
     analyze pg_temp.dw_delta;

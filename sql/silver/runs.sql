@@ -44,3 +44,17 @@ begin
     end if;
 end $$;
 comment on function dw_fail_run(text, text, text, boolean, bigint, text) is 'Records a call that failed or was skipped, without any value of a record.';
+
+-- Two procedures may be called in one transaction, so what the first left behind has to go.
+create or replace function dw_drop_temporary(variadic names text[]) returns void
+language plpgsql
+set client_min_messages = warning
+as $$
+declare
+    name text;
+begin
+    foreach name in array names loop
+        execute format('drop table if exists pg_temp.%I', name);
+    end loop;
+end $$;
+comment on function dw_drop_temporary(text[]) is 'Drops temporary tables where they exist, without a word.';
