@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
 from psycopg import Connection, sql
 
 from clinical_conductor import runs
-from clinical_conductor.client import Client
+from clinical_conductor.client import Client, Tally
 from clinical_conductor.database import connect, translated
 from clinical_conductor.endpoints import ENDPOINTS, Endpoint
 from clinical_conductor.errors import (
@@ -578,8 +579,14 @@ class Job:
             throttled=tally.throttled,
             limiter_wait_seconds=round(tally.limiter_wait_seconds, 3),
             request_seconds=round(tally.request_seconds, 3),
-            histogram=dict(tally.histogram),
+            histogram=_cumulative(tally),
         )
+
+
+def _cumulative(tally: Tally) -> dict[str, int]:
+    """Requests per upper bound of latency in seconds, each bound with all below it, as Prometheus counts."""
+    bounds = [*(f"{bound:g}" for bound in tally.BUCKETS), "+Inf"]
+    return dict(zip(bounds, accumulate(tally.histogram), strict=True))
 
 
 _END: Any = object()
