@@ -21,7 +21,8 @@ def main() -> None:
     options = parser.parse_args()
     settings = {"port": options.port, "scale": options.scale, "seed": options.seed, **json.loads(options.settings)}
     with Simulator(**settings) as simulator:
-        print(simulator.base_url, flush=True)
+        sys.stdout.write(f"{simulator.base_url}\n")
+        sys.stdout.flush()
         try:
             if options.until_stdin_closes:
                 sys.stdin.read()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote, unquote
 
-from clinical_conductor.endpoints import join_key
+from clinical_conductor.endpoints import join_key, split_key
 from clinical_conductor.simulator.odata import BadQuery, Query, Selector, known_properties, parse_query, split_query
 from clinical_conductor.simulator.routes import RECORD_PARENTS, ROUTES, Route
 from clinical_conductor.simulator.shapes import TABLES
@@ -133,10 +133,10 @@ class Api:
     def answer(self, request: Request) -> Answer:
         """What the API says to a request that was opened."""
         route = request.route
-        assert route is not None
+        if route is None:
+            raise ValueError("the request was not opened")
         rows = self.world.tables[route.table]
-        if route.row:
-            assert request.parent is not None
+        if route.row and request.parent is not None:
             return Answer(200, [rows.record(request.parent)])
         if route.single:
             found = rows.of(request.parent)
@@ -240,7 +240,7 @@ class Api:
         """
         name, above = self.locate_parent(resource, parent)
         rows = self.world.tables[name]
-        if above is not None and resource in ("study_detail",):
+        if above is not None and resource == "study_detail":
             return name, above
         row = rows.find(str(key), above)
         if row is None:
@@ -253,8 +253,6 @@ class Api:
         Raises:
             KeyError: there is no such resource or parent.
         """
-        from clinical_conductor.endpoints import split_key
-
         name = next((r.table for r in ROUTES if resource in r.resources), resource)
         if name not in TABLES:
             raise KeyError(resource)

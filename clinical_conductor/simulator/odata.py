@@ -120,8 +120,10 @@ def known_properties(table: Table, shape: str, ids: str) -> dict[str, str]:
 
 
 _DATE_FIELDS = frozenset(
-    "modified created updated enrolled treatment event_date due due_min due_max planned_start planned_end completed born".split()
+    {"modified", "created", "updated", "enrolled", "treatment", "event_date", "due", "due_min", "due_max", "completed"}
+    | {"planned_start", "planned_end", "born"}
 )
+"""Computed fields that are dates."""
 
 
 def _natural(text: str, name: str) -> int:

@@ -1,4 +1,4 @@
-"""SimulatorProcess: the simulator in a process of its own, so that it does not share a core's interpreter with its reader."""
+"""SimulatorProcess: the simulator in a process of its own, which does not share an interpreter with its reader."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class SimulatorProcess:
-    """`python -m clinical_conductor.simulator` as a child, steered over HTTP. It ends with its parent, however that ends.
+    """`python -m clinical_conductor.simulator` as a child, steered over HTTP. It ends with its parent, however it ends.
 
     Args:
         scale: see Simulator.
@@ -27,14 +27,13 @@ class SimulatorProcess:
 
     def __init__(self, scale: float = 0.001, seed: int = 1, port: int = 0, **switches: Any) -> None:
         settings = json.dumps({"scale": scale, "seed": seed, "port": port, **switches})
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, "-m", "clinical_conductor.simulator", "--settings", settings, "--until-stdin-closes"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert self._process.stdout is not None
-        self.base_url: str = self._process.stdout.readline().strip()
+        self.base_url: str = self._process.stdout.readline().strip() if self._process.stdout else ""
         self.api_key: str = switches.get("api_key", "demo-key")
         if not self.base_url:
             self.close()
@@ -107,7 +106,7 @@ class SimulatorProcess:
     def _open(self, name: str, body: bytes | None = None) -> bytes:
         url = self.base_url.rsplit("/", 1)[0] + f"/_simulator/{name}"
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, body), timeout=60) as answer:
+            with urllib.request.urlopen(url, body, timeout=60) as answer:  # noqa: S310 - always http://127.0.0.1
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
             raise ValueError(f"The simulator refused {name!r}: {error.read().decode(errors='replace')}") from None

@@ -99,7 +99,41 @@ class Relations:
     # -- which row
 
     def _related(self, table: str, target: str, salt: int) -> Related:
+        """How to find the row of `target` that a row of `table` refers to."""
         rows, targets = self._tables[table], self._tables[target]
+        special = self._agreed(rows, targets, salt)
+        if special is not None:
+            return special
+        ancestor = rows.parent
+        while ancestor is not None:
+            if ancestor is targets:
+                up = _up(rows, targets)
+                return lambda row, _h: up(row)
+            if targets.parent is ancestor:
+                return self._cousin(rows, targets, ancestor, salt)
+            ancestor = ancestor.parent
+        shift = 3 + 5 * salt + len(target)
+        count = targets.referable()
+        return lambda _row, h: (h >> shift) % count
+
+    def _cousin(self, rows: Rows, targets: Rows, ancestor: Rows, salt: int) -> Related:
+        """One of the rows that belong to the same ancestor."""
+        up = _up(rows, ancestor)
+        # A visit's elements are numbered, so that none is named twice.
+        by_number = rows.table.name == "visit_element_relationships"
+
+        def cousin(row: int, h: int) -> int | None:
+            all_of = targets.ever_of(up(row))
+            if not all_of:
+                return None
+            place = rows.hash(rows.parent_of(row)) + rows.number(row) if by_number else (h >> 7) + salt
+            return all_of[place % len(all_of)]
+
+        return cousin
+
+    def _agreed(self, rows: Rows, targets: Rows, salt: int) -> Related | None:
+        """References that must agree with others, if this is one."""
+        table, target = rows.table.name, targets.table.name
         if via := _VIA.get((table, target)):
             above, of_above = self._tables[via], self._related(via, target, salt)
             up = _up(rows, above)
@@ -113,10 +147,7 @@ class Relations:
             return lambda row, _h: row if row < targets.size else row % targets.size
         if (table, target) == ("subjects", "patients"):
             return lambda row, _h: row % targets.referable()
-        if (table, target) == ("studies", "sponsor_divisions"):
-            sponsor = self._related("studies", "sponsors", 0)
-            return lambda row, h: (sponsor(row, h) or 0) % targets.size
-        if (table, target) == ("studies", "sponsor_teams"):
+        if table == "studies" and target in ("sponsor_divisions", "sponsor_teams"):
             sponsor = self._related("studies", "sponsors", 0)
             return lambda row, h: (sponsor(row, h) or 0) % targets.size
         if (table, target) == ("patient_payments", "subjects"):
@@ -134,27 +165,7 @@ class Relations:
         if (table, target) == ("appointments", "visits"):
             study = _up(rows, self._tables["studies"])
             return lambda row, _h: next(iter(targets.ever_of(study(row))), None)
-        ancestor: Rows | None = rows
-        while ancestor is not None:
-            if ancestor is targets and ancestor is not rows:
-                up = _up(rows, targets)
-                return lambda row, _h: up(row)
-            if targets.parent is ancestor and ancestor is not rows:
-                up = _up(rows, ancestor)
-                by_number = table == "visit_element_relationships"
-
-                def cousin(row: int, h: int) -> int | None:
-                    all_of = targets.ever_of(up(row))
-                    if not all_of:
-                        return None
-                    place = rows.hash(rows.parent_of(row)) + rows.number(row) if by_number else (h >> 7) + salt
-                    return all_of[place % len(all_of)]
-
-                return cousin
-            ancestor = ancestor.parent
-        shift = 3 + 5 * salt + len(target)
-        count = targets.referable()
-        return lambda _row, h: (h >> shift) % count
+        return None
 
     # -- how it is shown
 
@@ -221,7 +232,7 @@ class Relations:
         name = self._label(rows, row, h, 0)
         return name if not version else b'%b (revision %d)"' % (name[:-1], version)
 
-    def _revised_arm(self, rows: Rows, row: int, h: int, version: int) -> bytes:
+    def _revised_arm(self, _rows: Rows, row: int, h: int, version: int) -> bytes:
         arms = self._tables["study_arms"]
         arm = self._related("study_visit_arms", "study_arms", 0)(row, h)
         return b"null" if arm is None else self._revised(arms, arm, arms.hash(arm), version)

@@ -164,7 +164,7 @@ ROUTES: tuple[Route, ...] = (
 )
 
 RECORD_PARENTS = {"patient_visits": ("studies", "subjects")}
-"""Resources read from a listing whose records name their parents: the parent's source id is made of these tables' ids."""
+"""Resources read from a listing whose records name their parents: these tables' ids make the parent's source id."""
 
 
 def table_of(resource: str) -> str:

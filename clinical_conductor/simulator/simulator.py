@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ from clinical_conductor.simulator.server import Server
 from clinical_conductor.simulator.world import Ids, World
 
 CONTROL_PATH = "/_simulator/"
+_STEERED = ("advance", "edit", "insert", "delete", "set_key", "fault")
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ class Simulator:
         return self.faults.after(request, answer, self.world)
 
     def _control(self, request: Request, body: bytes) -> Answer:
-        """Steering from another process: POST /_simulator/<method> with its arguments as JSON; GET log, truth, state."""
+        """Steering from another process: POST /_simulator/<method>, arguments as JSON; GET log, state, truth/<name>."""
         name = request.path.removeprefix(CONTROL_PATH)
         try:
             if request.method == "GET" and name == "log":
@@ -206,7 +208,7 @@ class Simulator:
                 with self.world.lock:
                     lines_ = [b"%b\t%b\n" % (p.encode(), r) for p, r in self.truth(name.removeprefix("truth/"))]
                 return Answer(200, lines_, content_type="text/plain; charset=utf-8")
-            if request.method == "POST" and name in ("advance", "edit", "insert", "delete", "set_key", "fault"):
+            if request.method == "POST" and name in _STEERED:
                 result = getattr(self, name)(**json.loads(body or b"{}"))
                 return Answer(200, [json.dumps(result if isinstance(result, str) else None).encode()])
             if request.method == "POST" and name == "replace_raw":
@@ -225,7 +227,8 @@ class Simulator:
 def serve(port: int = 8080, scale: float = 1.0, seed: int = 1, **switches: Any) -> None:
     """Serve until interrupted; what `trialsync-etl simulate` runs."""
     with Simulator(scale, seed, port, **switches) as simulator:
-        print(simulator.base_url, flush=True)
+        sys.stdout.write(f"{simulator.base_url}\n")
+        sys.stdout.flush()
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

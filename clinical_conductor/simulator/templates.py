@@ -47,44 +47,41 @@ def drawn(kind: str, rng: random.Random) -> bytes:
     if kind.startswith("?"):
         return b"null" if rng.random() < 0.4 else drawn(kind[1:], rng)
     name, _, rest = kind.partition(":")
-    low, _, high = rest.partition("..")
-    value: object
-    if kind == "null":
-        value = None
-    elif kind == "flag":
-        value = rng.random() < 0.5
-    elif name == "int":
-        value = rng.randint(int(low), int(high))
-    elif name == "money":
-        value = rng.randint(int(low) * 20, int(high) * 20) / 20
-    elif name == "date":
-        value = f"{rng.randint(int(low), int(high))}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}T00:00:00"
-    elif name == "time":
-        value = (
-            f"{rng.randint(int(low), int(high))}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}"
-            f"T{rng.randint(8, 17):02}:{rng.choice((0, 15, 30, 45)):02}:00"
-        )
-    elif name == "words":
-        value = " ".join(rng.choices(WORDS, k=rng.randint(int(low), int(high)))).capitalize()
-    elif name == "digits":
-        value = "".join(rng.choices("0123456789", k=int(rest)))
-    elif kind == "phone":
-        value = f"(555) 01{rng.randint(0, 9)}-{rng.randint(0, 9999):04}"
-    elif kind == "email":
-        value = f"{rng.choice(POOLS['last']).lower()}{rng.randint(1, 999)}@example.org"
-    elif kind == "guid":
-        value = f"{rng.getrandbits(32):08x}-{rng.getrandbits(16):04x}-4000-8000-{rng.getrandbits(48):012x}"
-    elif kind == "list":
-        value = []
-    elif name == "pool":
-        value = rng.choice(POOLS[rest])
-    elif name == "pools":
-        value = rng.sample(POOLS[rest], rng.randint(0, 2))
-    elif kind in ("true", "false"):
-        value = kind == "true"
-    else:  # the value itself, or several to choose from; "_" stands for a blank
-        value = rng.choice(kind.split("|")).replace("_", " ")
+    draw = _DRAW.get(name)
+    # What is no known kind is the value itself, or several to choose from; "_" stands for a blank.
+    value = draw(rng, *rest.split("..")) if draw else rng.choice(kind.split("|")).replace("_", " ")
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _date(rng: random.Random, low: str, high: str) -> str:
+    return f"{rng.randint(int(low), int(high))}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}T00:00:00"
+
+
+def _guid(rng: random.Random, _: str) -> str:
+    return f"{rng.getrandbits(32):08x}-{rng.getrandbits(16):04x}-4000-8000-{rng.getrandbits(48):012x}"
+
+
+_DRAW: dict[str, Callable[..., object]] = {
+    "null": lambda _rng, _: None,
+    "true": lambda _rng, _: True,
+    "false": lambda _rng, _: False,
+    "list": lambda _rng, _: [],
+    "flag": lambda rng, _: rng.random() < 0.5,
+    "int": lambda rng, low, high: rng.randint(int(low), int(high)),
+    "money": lambda rng, low, high: rng.randint(int(low) * 20, int(high) * 20) / 20,
+    "date": _date,
+    "time": lambda rng, low, high: (
+        f"{_date(rng, low, high)[:10]}T{rng.randint(8, 17):02}:{rng.choice((0, 15, 30, 45)):02}:00"
+    ),
+    "words": lambda rng, low, high: " ".join(rng.choices(WORDS, k=rng.randint(int(low), int(high)))).capitalize(),
+    "digits": lambda rng, count: "".join(rng.choices("0123456789", k=int(count))),
+    "phone": lambda rng, _: f"(555) 01{rng.randint(0, 9)}-{rng.randint(0, 9999):04}",
+    "email": lambda rng, _: f"{rng.choice(WORDS)}{rng.randint(1, 99_999)}@example.org",
+    "guid": _guid,
+    "pool": lambda rng, name: rng.choice(POOLS[name]),
+    "pools": lambda rng, name: rng.sample(POOLS[name], rng.randint(0, 2)),
+}
+"""The drawn kinds that are no literal, each with the parts of what follows its colon."""
 
 
 def computed(kind: str) -> bool:

@@ -1,7 +1,7 @@
 """What exists in the simulated instance, and how that changes with time.
 
-Nothing is stored but what differs from the beginning: a record is worked out from (seed, table, row, version) whenever it
-is asked for, and the rows of a parent are found by arithmetic. A "row" is its place in its table, from 0; rows that
+Nothing is stored but what differs from the beginning: a record is worked out from (seed, table, row, version) whenever
+it is asked for, and the rows of a parent are found by arithmetic. A "row" is its place in its table, from 0; rows that
 appear later follow the first ones. The clock is the world's own, so that a test means the same on every day.
 """
 
@@ -70,13 +70,24 @@ class Rows:
 
     # -- whose rows they are
 
+    @property
+    def above(self) -> Rows:
+        """The parent's table.
+
+        Raises:
+            LookupError: the table has none.
+        """
+        if self.parent is None:
+            raise LookupError(f"{self.table.name} has no parent")
+        return self.parent
+
     def first_of(self, parent: int) -> int:
         """The first row of a parent that was there from the beginning."""
-        assert self.parent is not None
-        if parent >= self.parent.size:
+        parents = self.above.size
+        if parent >= parents:
             return self.size
-        jitter = 0 if self.size == self.parent.size else _JITTER[parent % 8]
-        return max(0, (100 * parent + jitter) * self.size // (100 * self.parent.size))
+        jitter = 0 if self.size == parents else _JITTER[parent % 8]
+        return max(0, (100 * parent + jitter) * self.size // (100 * parents))
 
     def parent_of(self, row: int) -> int:
         """The parent's row."""
@@ -85,8 +96,8 @@ class Rows:
         low, high, parent = self._parent_memo
         if low <= row < high:
             return parent
-        assert self.parent is not None
-        parent = min(row * self.parent.size // self.size, self.parent.size - 1)
+        parents = self.above.size
+        parent = min(row * parents // self.size, parents - 1)
         while self.first_of(parent) > row:
             parent -= 1
         while self.first_of(parent + 1) <= row:
@@ -401,8 +412,7 @@ class World:
             for name in reversed(chain):
                 while rows.table.name != name:
                     at = rows.parent_of(at)
-                    assert rows.parent is not None
-                    rows = rows.parent
+                    rows = rows.above
                 keys.append(str(rows.key(at)))
             yield tuple(reversed(keys)), row
 
