@@ -77,7 +77,7 @@ def page(snapshot: Snapshot, *, static: bool = False, version: str = "") -> str:
         ("Quality", "#quality"),
     ]
     if not static:
-        nav.append(("API", "/docs"))
+        nav.append(("API", "/openapi.json"))
     return _document(
         f"{snapshot.night.headline} · TrialSync", "".join(body), snapshot.taken_at, zone, nav, version, static
     )

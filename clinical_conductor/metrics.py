@@ -136,7 +136,7 @@ def _job_gauges(snapshot: Snapshot) -> Iterator[Metric]:
     late = snapshot.taken_at - GRACE
     yield _labelled(
         "job_scheduled_runs_since_success",
-        "Scheduled times since the job last succeeded, at most 10; 10 when it never did.",
+        "Scheduled times since the last success, at most 10; 10 when there is none.",
         ("resource", "instance"),
         (
             (
