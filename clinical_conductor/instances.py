@@ -37,6 +37,8 @@ def ensure_instance(conn: Connection, settings: Settings, name: str | None = Non
     settings say about the API wins for it. Commits.
 
     Args:
+        conn: A connection with no transaction of its own to lose.
+        settings: What is known of the API from the environment.
         name: An instance_name; None for the default instance.
 
     Raises:
@@ -63,18 +65,17 @@ def ensure_instance(conn: Connection, settings: Settings, name: str | None = Non
             ]
             raise ConfigurationError(
                 f"There is no instance {name!r} in dw_api_credentials; there is {', '.join(known) or 'none'}."
-                " Insert a row with its instance_name, base_url and api_key (env:NAME for a variable that holds the key)."
+                " Insert a row with its instance_name, base_url and api_key (env:NAME for a variable with the key)."
             )
         conn.execute(
             "update dw_api_credentials set base_url = %s where id = %s and coalesce(base_url, '') = '' and %s <> ''",
             (settings.api_base_url, found[0], settings.api_base_url),
         )
-        row = conn.execute(
-            "select id, instance_name, base_url, api_key, api_key_header, is_active from dw_api_credentials where id = %s",
+        number, named, base_url, key, header, active = conn.execute(
+            "select id, instance_name, base_url, api_key, api_key_header, is_active"
+            " from dw_api_credentials where id = %s",
             found,
-        ).fetchone()
-    assert row is not None
-    number, named, base_url, key, header, active = row
+        ).fetchall()[0]
     if active is False and name is not None:
         raise ConfigurationError(
             f"Instance {name!r} is switched off (is_active in dw_api_credentials). Switch it on first."

@@ -19,10 +19,31 @@ declare
     default_instance constant integer := dw_default_instance();
     key_expression text;
     parent_expression text;
+    instance_expression text := 'coalesce(t.source_instance_id::integer, j.source_instance_id, $1)';
+    usual_instance integer;
     item record;
 begin
     perform set_config('lock_timeout', '60s', true);
     execute format('lock table public.%I in access exclusive mode', p_table);
+
+    -- Where no row says its instance, all get the usual one for nothing: a new column's default is stored once. Rows of
+    -- another instance's jobs are corrected below.
+    if not exists (
+        select from pg_attribute as a
+        where a.attrelid = relation and a.attname = 'source_instance_id' and not a.attisdropped
+    ) then
+        select coalesce(
+            (
+                select j.source_instance_id from dw_etl_jobs as j
+                where j.target_table = p_table and j.source_instance_id is not null
+                order by j.id limit 1
+            ), default_instance
+        )
+        into usual_instance;
+        instance_expression := 'coalesce(j.source_instance_id, $1)';
+        execute format('alter table public.%I add column source_instance_id integer default %s', p_table, usual_instance);
+        execute format('alter table public.%I alter column source_instance_id drop default', p_table);
+    end if;
 
     -- The columns. None of these defaults rewrites the table; times of old rows that were never known stay unknown.
     for item in
@@ -36,10 +57,9 @@ begin
             (5, 'loaded_at', 'timestamp', 'now()'),
             (6, 'created_at', 'timestamp', 'now()'),
             (7, 'updated_at', 'timestamp', 'now()'),
-            (8, 'source_instance_id', 'integer', null),
-            (9, 'parent_source_id', 'text', ''''''),
-            (10, 'content_hash', 'bytea', null),
-            (11, 'changed_xid', 'xid8 not null default pg_current_xact_id()', null)
+            (8, 'parent_source_id', 'text not null default ''''', ''''''),
+            (9, 'content_hash', 'bytea', null),
+            (10, 'changed_xid', 'xid8 not null default pg_current_xact_id()', null)
         ) as d (place, name, definition, later)
         order by d.place
     loop
@@ -96,14 +116,14 @@ begin
                 select
                     t.ctid as place_on_disk,
                     t.id,
-                    coalesce(t.source_instance_id::integer, j.source_instance_id, $1) as instance,
+                    %5$s as instance,
                     %1$s as parent,
                     %2$s as key,
                     greatest(t.loaded_at, t.updated_at, t.created_at) as stamp
                 from public.%4$I as t
                 left join dw_etl_jobs as j on j.id = t.etl_job_id
             ) as r
-        ) as k', parent_expression, key_expression, rule, p_table
+        ) as k', parent_expression, key_expression, rule, p_table, instance_expression
     ) using default_instance;
     analyze dw_upgrade_rows;
 

@@ -96,7 +96,8 @@ def test_jobs_are_seeded_from_the_catalog_and_new_ones_get_numbers_after_them(mi
         job: (row.resource, row.table, row.active, bool(row.parameters)) for job, row in BY_JOB_ID.items()
     }
     added = migrated.execute("insert into dw_etl_jobs (name) values ('mine') returning id").fetchone()
-    assert added is not None and added[0] > max(BY_JOB_ID)
+    assert added is not None
+    assert added[0] > max(BY_JOB_ID)
 
 
 def test_what_an_operator_changed_survives_the_next_migration(migrated: db.Connection) -> None:
