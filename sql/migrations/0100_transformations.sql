@@ -41,7 +41,8 @@ create table dw_transformation_runs (
     attempts integer not null default 1,
     error text,
     notices text[] not null default '{}',
-    started_by text not null default session_user
+    started_by text not null default session_user,
+    backend_pid integer not null default pg_backend_pid()
 );
 create index dw_transformation_runs_latest on dw_transformation_runs (procedure_name, started_at desc);
 comment on table dw_transformation_runs is 'One row per call of a load procedure, with what it changed. A failed call has its own row, and left nothing else behind.';
@@ -63,6 +64,7 @@ comment on column dw_transformation_runs.attempts is 'Tries it took (deadlocks a
 comment on column dw_transformation_runs.error is 'SQLSTATE and message; never a value of a record.';
 comment on column dw_transformation_runs.notices is 'NOTICE and WARNING messages of the call.';
 comment on column dw_transformation_runs.started_by is 'Database role that called.';
+comment on column dw_transformation_runs.backend_pid is 'Server process of the session that called; when it is gone, a running call is dead.';
 
 create table dw_transformation_watermarks (
     target_table text not null,

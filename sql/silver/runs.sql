@@ -58,3 +58,20 @@ begin
     end loop;
 end $$;
 comment on function dw_drop_temporary(text[]) is 'Drops temporary tables where they exist, without a word.';
+
+-- Who was killed cannot say so: the next caller does.
+create or replace function dw_close_dead_runs() returns bigint
+language sql as $$
+    with dead as (
+        update dw_transformation_runs as r
+        set status = 'failed', finished_at = clock_timestamp(), error = 'the session ended before the procedure did; nothing of it remains'
+        where r.status = 'running'
+            and not exists (
+                select from pg_stat_activity as a
+                where a.pid = r.backend_pid and coalesce(a.backend_start <= r.started_at, true)
+            )
+        returning r.id
+    )
+    select count(*) from dead
+$$;
+comment on function dw_close_dead_runs() is 'Closes the runs whose session is gone; returns how many.';
