@@ -362,6 +362,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.report(error)
         return 2
     except Exception as error:  # noqa: BLE001 (the last place to turn a fault into one line without data)
-        console.report(error, debug=console.debugging())
+        console.report(error)
         return 1
     return 0

@@ -37,7 +37,7 @@ def output() -> Console:
 
 def say(text: str) -> None:
     """A hint or a note for the person at the terminal, on standard error."""
-    Console(stderr=True, highlight=False).print(escape(text))
+    Console(stderr=True, highlight=False).print(escape(text), soft_wrap=True)
 
 
 def check_results_path(path: Path | None) -> None:
@@ -151,34 +151,30 @@ def show_summary(jobs: Sequence[Row], seconds: float) -> None:
             f"{job['duration_seconds']:.1f}",
         )
     console.print(table)
-    for note in _errors(jobs):
+    for note in _notes(jobs):
         console.print(note, soft_wrap=True)
-    for job in jobs:
-        for note in _notes(job):
-            console.print(note, soft_wrap=True)
     console.print(_totals(jobs, seconds), soft_wrap=True)
 
 
-def _errors(jobs: Sequence[Row]) -> Iterable[Text]:
-    """Each error once, with the jobs it struck: a database that is away is one line, not one for every job."""
+def _notes(jobs: Sequence[Row]) -> Iterable[Text]:
+    """What to look at, each thing once with the jobs it struck: a database that is away is one line, not 74."""
     struck: dict[tuple[str, str], list[str]] = {}
+
+    def note(job: Row, label: str, text: str) -> None:
+        struck.setdefault((label, text), []).append(f"{job['resource']} ({job['job_id']})")
+
     for job in jobs:
         if job["error"]:
-            struck.setdefault((job["status"], job["error"]), []).append(f"{job['resource']} ({job['job_id']})")
-    for (status, error), names in struck.items():
-        label = ", ".join(names) if len(names) <= 3 else f"{len(names)} jobs"
-        yield Text.assemble((status, STATUS_COLOURS.get(status, "")), f"  {label}: {error}")
-
-
-def _notes(job: Row) -> Iterable[Text]:
-    """What else a person should know about one job."""
-    label = f"{job['resource']} ({job['job_id']})"
-    if job["parents_failed"] and not job["error"]:
-        yield Text(f"failed  {label}: {job['parents_failed']:,} parents failed; they are asked again by the next run.")
-    if job["rejected"]:
-        yield Text(f"note    {label}: {job['rejected']:,} records quarantined, see dw_etl_rejected_records.")
-    if job.get("warning"):
-        yield Text(f"note    {label}: {job['warning']}")
+            note(job, job["status"], job["error"])
+        elif job["parents_failed"]:
+            note(job, "failed", f"{job['parents_failed']:,} parents failed; they are asked again by the next run.")
+        if job["rejected"]:
+            note(job, "note", f"{job['rejected']:,} records quarantined, see dw_etl_rejected_records.")
+        if job.get("warning"):
+            note(job, "note", job["warning"])
+    for (label, text), names in sorted(struck.items(), key=lambda item: item[0][0] == "note"):
+        who = ", ".join(names) if len(names) <= 3 else f"{len(names)} jobs"
+        yield Text.assemble((label, STATUS_COLOURS.get(label, "")), f"  {who}: {text}")
 
 
 def _totals(jobs: Sequence[Row], seconds: float) -> Text:
@@ -188,7 +184,7 @@ def _totals(jobs: Sequence[Row], seconds: float) -> Text:
     names = ("records_read", "inserted", "updated", "deleted", "requests")
     read, inserted, updated, deleted, requests = (sum(job[name] for job in jobs) for name in names)
     return Text(
-        f"{len(jobs)} jobs: {states} · {read:,} read, {inserted:,} inserted, {updated:,} updated, "
+        f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}: {states} · {read:,} read, {inserted:,} inserted, {updated:,} updated, "
         f"{deleted:,} deleted · {requests:,} requests in {seconds:.1f} s"
     )
 
@@ -211,11 +207,16 @@ def debugging() -> bool:
     return os.environ.get("LOG_LEVEL", "").strip().upper() == "DEBUG"
 
 
-def report(error: BaseException, *, debug: bool = False) -> None:
-    """Print an error as one line on standard error; with `debug` also where it came from, still without data."""
-    if debug:
+def report(error: BaseException) -> None:
+    """Print an error as one line on standard error; under LOG_LEVEL=DEBUG after the place it came from."""
+    show_place(error)
+    Console(stderr=True, highlight=False).print(Text.assemble(("Error: ", "bold red"), describe(error)), soft_wrap=True)
+
+
+def show_place(error: BaseException) -> None:
+    """Under LOG_LEVEL=DEBUG, print the lines of code an error went through: no message, no value, so no data."""
+    if debugging():
         sys.stderr.writelines(traceback.format_tb(error.__traceback__))
-    Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(("Error: ", "bold red"), describe(error)))
 
 
 def _table() -> Table:

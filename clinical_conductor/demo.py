@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -47,11 +48,13 @@ def run_demo(settings: Settings, *, scale: float, seed: int, results: Path | Non
             api_key=simulator.api_key,
             api_rate_limit=0.0,
             parallel_jobs=settings.parallel_jobs,
-            log_level=settings.log_level,
+            log_level=os.environ.get("LOG_LEVEL", "WARNING"),
             log_file=settings.log_file,
             work_dir=settings.work_dir,
         )
-        code = run_and_report(own, (), (), RunOptions(instance=INSTANCE), results=results)
+        # A demo of another scale or seed is another instance in the place of this one, so its rows may all go.
+        options = RunOptions(instance=INSTANCE, allow_mass_delete=True)
+        code = run_and_report(own, (), (), options, results=results)
     console.say(NEXT_STEPS)
     return code
 

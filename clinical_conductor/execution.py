@@ -66,7 +66,7 @@ def run_and_report(
     except ConfigurationError:
         raise
     except Exception as error:  # noqa: BLE001 (whatever it is, the results file has to say that the jobs failed)
-        console.report(error, debug=console.debugging())
+        console.show_place(error)
         chosen = chosen or choose(named, added, catalog_switches())
         jobs = [asdict(_not_started(row, error)) for row in chosen]
     console.write_results(results, jobs)

@@ -50,13 +50,10 @@ def staged(url: str, table: str) -> list[tuple[str, str]]:
 def truth(simulator: Any, url: str, resource: str) -> list[tuple[str, str]]:
     """What the simulator serves, written the same way."""
     served = [(parent, bytes(record).decode()) for parent, record in simulator.truth(resource)]
+    parents, records = [parent for parent, _ in served], [record for _, record in served]
+    statement = "select p, r::jsonb::text from unnest(%s::text[], %s::text[]) as t (p, r)"
     with psycopg.connect(url) as conn:
-        return sorted(
-            conn.execute(
-                "select p, r::jsonb::text from unnest(%s::text[], %s::text[]) as t (p, r)",
-                list(zip(*served, strict=True)),
-            ).fetchall()
-        )
+        return sorted(conn.execute(statement, (parents, records)).fetchall())
 
 
 @pytest.fixture

@@ -288,7 +288,7 @@ def test_the_summary_of_all_jobs_fits_80_columns_and_says_each_status_in_words(
         assert line.split()[:3] == [str(entry["job_id"]), entry["resource"], entry["status"]]
     text = "\n".join(lines[len(table) :])
     assert "failed  elements (8): patient_visits: the API answered 500." in text
-    assert "3 records quarantined" in text
+    assert "note  patient_visits (9): 3 records quarantined" in text
     assert "5 fewer rows than the API counts" in text
     assert "74 jobs: 73 success, 1 failed" in lines[-1]
     assert "in 12.3 s" in lines[-1]
