@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from clinical_conductor import console
+from clinical_conductor import console, operations_cli
 from clinical_conductor.endpoints import CATEGORIES, ENDPOINTS, find_endpoint
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.selection import named_endpoints
@@ -126,7 +126,7 @@ def run(
     if dry_run:
         show_plan(settings, named, added, options)
         return
-    raise typer.Exit(run_and_report(settings, named, added, options, results=results))
+    raise typer.Exit(run_and_report(settings, named, added, options, results=results, transform=not no_transform))
 
 
 @app.command()
@@ -257,7 +257,7 @@ def retry(
         raise ConfigurationError("Jobs of several instances failed: retry them one by one, with --run-id.")
     named = [find_endpoint(row["job_id"]) for row in rows]
     options = RunOptions(parallel=parallel, instance=instances.pop(), retry_of=run_id)
-    raise typer.Exit(run_and_report(settings, named, (), options, results=results))
+    raise typer.Exit(run_and_report(settings, named, (), options, results=results, transform=not no_transform))
 
 
 @app.command()
@@ -298,7 +298,11 @@ def demo(scale: Scale = 0.001, seed: Seed = 1, results: Results = None) -> None:
     raise typer.Exit(run_demo(_settings(), scale=scale, seed=seed, results=results))
 
 
-ROOMS: dict[str, tuple[str, str]] = {}
+ROOMS: dict[str, tuple[str, str]] = {
+    "transform": ("clinical_conductor.warehouse_cli", "Bring silver and gold up to date with staging."),
+    "check": ("clinical_conductor.warehouse_cli", "Check the data of the warehouse."),
+    "roles": ("clinical_conductor.warehouse_cli", "Create or update the database roles."),
+}
 """Commands that other modules bring along: name → (module, one line of help).
 
 The module has a function `<name>_command` with typer's annotations. It is imported when the command is called, so
@@ -323,6 +327,7 @@ def register(name: str, module: str, help_text: str) -> None:
 
 for _name, (_module, _help) in ROOMS.items():
     register(_name, _module, _help)
+operations_cli.register(app)
 
 
 def next_time(text: str, now: datetime | None = None) -> datetime:

@@ -183,8 +183,9 @@ def _totals(jobs: Sequence[Row], seconds: float) -> Text:
     states = ", ".join(f"{n} {status}" for status, n in ended.items() if n)
     names = ("records_read", "inserted", "updated", "deleted", "requests")
     read, inserted, updated, deleted, requests = (sum(job[name] for job in jobs) for name in names)
+    noun = "job" if len(jobs) == 1 else "jobs"
     return Text(
-        f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}: {states} · {read:,} read, {inserted:,} inserted, {updated:,} updated, "
+        f"{len(jobs)} {noun}: {states} · {read:,} read, {inserted:,} inserted, {updated:,} updated, "
         f"{deleted:,} deleted · {requests:,} requests in {seconds:.1f} s"
     )
 

@@ -55,7 +55,8 @@ def run_demo(settings: Settings, *, scale: float, seed: int, results: Path | Non
         # A demo of another scale or seed is another instance in the place of this one, so its rows may all go.
         options = RunOptions(instance=INSTANCE, allow_mass_delete=True)
         code = run_and_report(own, (), (), options, results=results)
-    console.say(NEXT_STEPS)
+    if code == 0:
+        console.say(NEXT_STEPS)
     return code
 
 

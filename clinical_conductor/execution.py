@@ -15,12 +15,14 @@ from typing import Any
 
 import psycopg
 
-from clinical_conductor import console, database
+from clinical_conductor import console, database, warehouse
 from clinical_conductor.endpoints import Endpoint
 from clinical_conductor.errors import ConfigurationError, TrialSyncError
 from clinical_conductor.job import JobResult, RunOptions
+from clinical_conductor.jobs_config import load_jobs_config
 from clinical_conductor.logs import configure_logging
 from clinical_conductor.orchestrator import plan_jobs, run_jobs
+from clinical_conductor.schedule import seed_jobs
 from clinical_conductor.selection import Switches, catalog_switches, choose, with_rows
 from clinical_conductor.settings import Settings
 
@@ -34,8 +36,9 @@ def run_and_report(
     options: RunOptions,
     *,
     results: Path | None = None,
+    transform: bool = True,
 ) -> int:
-    """Migrate, run, write the results file, print the summary.
+    """Migrate, run, write the results file, print the summary, and let silver and gold follow.
 
     Args:
         settings: Where the API and the database are.
@@ -43,6 +46,7 @@ def run_and_report(
         added: Jobs a category adds; with neither, all active ones run.
         options: How to run them.
         results: Results file; written whatever becomes of the jobs.
+        transform: Whether silver and gold follow.
 
     Returns:
         The exit code.
@@ -54,15 +58,16 @@ def run_and_report(
     _need_base_url(settings, options.instance)
     began = time.monotonic()
     chosen: list[Endpoint] = []
+    ready = False
     try:
-        with database.connect(database.database_url(settings)) as conn:
-            database.migrate(conn)
+        with open_database(settings) as conn:
             switches = read_switches(conn)
         chosen = choose(named, added, switches)
         with stop_on_signals() as stop, console.RunProgress(row.resource for row in chosen) as progress:
             # Again, now that the progress bar owns standard error: the lines of the log go above the bar.
             configure_logging(settings)
             jobs = [asdict(job) for job in run_jobs(settings, chosen, options, on_progress=progress, stop=stop)]
+            ready = transform and not stop.is_set()
     except ConfigurationError:
         raise
     except Exception as error:  # noqa: BLE001 (whatever it is, the results file has to say that the jobs failed)
@@ -71,7 +76,24 @@ def run_and_report(
         jobs = [asdict(_not_started(row, error)) for row in chosen]
     console.write_results(results, jobs)
     console.show_summary(jobs, time.monotonic() - began)
-    return exit_code(jobs, options)
+    transformed = not ready or _transform(settings)
+    return 0 if transformed and all_good(jobs, options) else 1
+
+
+def _transform(settings: Settings) -> bool:
+    """Bring silver and gold up to date, and say so in a line; whether all of it succeeded."""
+    began = time.monotonic()
+    procedures = warehouse.transform(database.database_url(settings))
+    changed = sum(row.rows_changed for row in procedures)
+    bad = [row for row in procedures if row.status != "success"]
+    for row in bad:
+        console.output().print(f"{row.status}  {row.procedure}: {row.error}", markup=False, soft_wrap=True)
+    console.output().print(
+        f"Silver and gold: {len(procedures) - len(bad)} of {len(procedures)} procedures success · "
+        f"{changed:,} rows changed in {time.monotonic() - began:.1f} s",
+        soft_wrap=True,
+    )
+    return not bad
 
 
 def _not_started(endpoint: Endpoint, error: Exception) -> JobResult:
@@ -114,18 +136,25 @@ def show_plan(
         )
 
 
-def exit_code(jobs: Sequence[dict[str, Any]], options: RunOptions) -> int:
-    """0 if every job succeeded with all its parents; a job skipped for the caller's own budget is no failure."""
+def all_good(jobs: Sequence[dict[str, Any]], options: RunOptions) -> bool:
+    """Whether every job succeeded with all its parents; one skipped for the caller's own budget is no failure."""
     budget = options.deadline is not None or options.max_requests is not None
     fine = {"success", "skipped"} if budget else {"success"}
-    return 0 if all(job["status"] in fine and not job["parents_failed"] for job in jobs) else 1
+    return all(job["status"] in fine and not job["parents_failed"] for job in jobs)
 
 
 @contextmanager
 def open_database(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
-    """A connection to the database with its schema up to date, for commands that read the ledger."""
+    """A connection to the database, its schema up to date and its jobs seeded from config/jobs.yaml.
+
+    Raises:
+        ConfigurationError: config/jobs.yaml cannot be read.
+    """
+    config = load_jobs_config(settings.jobs_file)
     with database.connect(database.database_url(settings)) as conn:
         database.migrate(conn)
+        seed_jobs(conn, config)
+        conn.commit()
         yield conn
 
 
