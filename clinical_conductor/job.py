@@ -31,7 +31,7 @@ from clinical_conductor.errors import (
 from clinical_conductor.logs import get_logger, log_context
 from clinical_conductor.paging import Capabilities, Listing
 from clinical_conductor.reading import FanOut, read_ahead
-from clinical_conductor.runs import Traffic
+from clinical_conductor.runs import Counts, Traffic
 from clinical_conductor.staging import Batch, Landing, Stage
 
 STALE_AFTER = timedelta(days=30)
@@ -248,11 +248,13 @@ class Job:
     def _sync_listing(self, stage: Stage, capabilities: Capabilities) -> None:
         """A listing: by its cursor where that is proven enough, in full otherwise."""
         since = self._since(stage.conn, capabilities)
+        by_cursor = Counts()
         listing = self._listing(capabilities, since=since)
         self._take_all(stage, self._read(listing))
         if since is not None and not self._nothing_missing(stage, capabilities):
             log.info("reading_in_full", run_id=self.run_id)
             since = None
+            by_cursor = replace(stage.counts)
             listing = self._listing(capabilities)
             self._take_all(stage, self._read(listing))
 
@@ -260,7 +262,7 @@ class Job:
             whole = listing.complete and since is None
             if whole and self.endpoint.owner:
                 stage.delete_unseen()
-            self._reconcile(stage, listing, whole)
+            self._reconcile(stage, listing, whole, before=by_cursor)
             self._move_watermark(stage.conn, listing, capabilities, full=since is None)
             self._close_if_fine(stage)
 
@@ -317,23 +319,27 @@ class Job:
             ).fetchone()
         return int(row[0]) if row is not None else 0
 
-    def _reconcile(self, stage: Stage, listing: Listing, whole: bool) -> None:
-        """Holds the count that upstream reported against what was served and what is staged."""
-        counts = stage.counts
+    def _reconcile(self, stage: Stage, listing: Listing, whole: bool, *, before: Counts) -> None:
+        """Holds the count that upstream reported against what was served and what is staged.
+
+        `before` counts what this run had read by the cursor until then: served again by the full listing, it is no
+        duplicate.
+        """
+        read, rejected = stage.counts.read - before.read, stage.counts.rejected - before.rejected
+        duplicate = max(0, stage.counts.duplicate - before.read)
         self._details["staged_count"] = staged = self._staged(stage.conn)
         if not listing.complete:
             self._warnings.append("The listing could not be proven complete, so nothing was deleted.")
         if not whole or listing.reported_count is None:
             return
         self._details["upstream_count"] = listing.reported_count
-        explained = staged + counts.rejected + counts.duplicate
-        if listing.reported_count not in (explained, counts.read):
+        if listing.reported_count not in (staged + rejected + duplicate, read):
             self._warnings.append(
                 f"Upstream counts {listing.reported_count} records, staging holds {staged} "
-                f"({counts.rejected} rejected, {counts.duplicate} served twice)."
+                f"({rejected} rejected, {duplicate} served twice)."
             )
-        elif counts.duplicate:
-            self._warnings.append(f"{counts.duplicate} records were served twice under one key; the last one counts.")
+        elif duplicate:
+            self._warnings.append(f"{duplicate} records were served twice under one key; the last one counts.")
 
     def _move_watermark(
         self, conn: Connection[Any], listing: Listing, capabilities: Capabilities, *, full: bool
@@ -381,7 +387,7 @@ class Job:
                     stage.delete_unseen()
                 runs.forget_orphan_parents(stage.conn, self.endpoint, parent_table, self.context.instance_id)
                 runs.record_all_parents(stage.conn, self.run_id, self.endpoint, self.context.instance_id)
-            self._reconcile(stage, listing, listing.complete)
+            self._reconcile(stage, listing, listing.complete, before=Counts())
             self._details.update(parents_fetched=self._details["parents_total"], parents_owed=0)
             self._close_if_fine(stage)
 

@@ -7,6 +7,7 @@ at most `QUEUE_BYTES` of records (and always at least one batch).
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ BATCH_PARENTS = 50
 BATCH_RECORDS = 2_000
 FAILURES_IN_A_ROW = 20
 """So many parents failing one after another are no longer the parents' own trouble: the job stops."""
+JOIN_SECONDS = 3.0
+"""How long readers that are no longer wanted are waited for: one may hang in a read until ETL_TIMEOUT_SECONDS."""
 
 
 class _Queue:
@@ -138,7 +141,7 @@ def read_ahead(listing: Listing, *, patience: float = 1.0) -> Iterator[Batch | N
 
 @contextmanager
 def _producing(produce: Callable[[_Queue], None], threads: int) -> Iterator[_Queue]:
-    """A queue filled by `threads` threads; they have ended when the block is left."""
+    """A queue filled by `threads` threads; all that do not hang have ended when the block is left."""
     queue = _Queue(QUEUE_BYTES)
     running = [threads]
     lock = threading.Lock()
@@ -162,8 +165,9 @@ def _producing(produce: Callable[[_Queue], None], threads: int) -> Iterator[_Que
         yield queue
     finally:
         queue.abandon()
+        patience = time.monotonic() + JOIN_SECONDS
         for worker in workers:
-            worker.join()
+            worker.join(max(0.0, patience - time.monotonic()))
 
 
 @dataclass(slots=True)
