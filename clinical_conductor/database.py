@@ -15,7 +15,7 @@ import logging
 import select
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -139,7 +139,7 @@ def _check_server(conn: Connection, url: str) -> None:
 def _shares_servers(conn: Connection, first: int, url: str) -> bool:
     """Whether a pooler hands one server process to two of our connections, as it does in transaction mode."""
     for _ in range(3):
-        with psycopg.connect(url, autocommit=True, connect_timeout=15) as other:
+        with closing(psycopg.connect(url, autocommit=True, connect_timeout=15)) as other:
             # In session mode with a full pool the second connection waits for a server: no answer is a no.
             if _backend(other, seconds=2) == first:
                 return True
