@@ -274,6 +274,7 @@ class Listing:
         self._link: str | None = None  # the page before's next link
         self._end = 0  # the server's position behind the page before
         self._shifts = 0
+        self._by_keys = False  # whether it was read by key to its end
 
     def __iter__(self) -> Iterator[Page]:
         """The pages, with what pages share served once.
@@ -321,7 +322,7 @@ class Listing:
             self.complete = True
         else:
             yield from self._through_pages()
-        self._reconcile(odata)
+        self._reconcile()
 
     def _first(self) -> tuple[Envelope, Rows]:
         """The first page, on the first of the endpoint's paths that answers."""
@@ -353,6 +354,8 @@ class Listing:
                 else:
                     found.path = template
                 return first
+        if len(templates) > 1 and isinstance(trouble, EndpointNotFound):
+            raise EndpointNotFound(f"{trouble} Its other path, {templates[-1]}, was tried too.")
         raise trouble or EndpointNotFound(f"{endpoint.resource}: the catalog names no path.")
 
     def _opening(self, template: str) -> tuple[Envelope, Rows]:
@@ -490,7 +493,7 @@ class Listing:
         by_key = found.keyset is not False and self._pager.order_by and self._rows.raws
         if by_key and (yield from self._by_key()):
             return
-        if self._link and (yield from self._by_link()):
+        if self._link and not self._steps() and (yield from self._by_link()):
             return
         if self._rows.raws:
             yield from self._by_skip()
@@ -531,7 +534,7 @@ class Listing:
             known = self._known(rows, overlap, last)
             yield from self._serve(envelope, rows, self._end + len(rows) - len(known), known)
             if only_last:
-                self.complete = True
+                self.complete = self._by_keys = True
                 return True
             longest = max(longest, len(before))
         found.note("a record without an id: read by $skip from there")
@@ -575,6 +578,11 @@ class Listing:
                 seen[digest] -= 1
                 known.add(i)
         return known
+
+    def _steps(self) -> bool:
+        """Whether the next link is a $skip to where this page ends: one record of overlap then proves more."""
+        stepped = re.search(r"(?:\$|%24)skip=(\d+)(?:&|$)", self._link or "", re.IGNORECASE)
+        return stepped is not None and int(stepped[1]) == self._end > 0
 
     def _by_link(self) -> Generator[Page, None, bool]:
         """Next links to the last one. False: the links do not lead on."""
@@ -650,25 +658,35 @@ class Listing:
 
     def _ignored(self, envelope: Envelope, rows: Rows) -> Iterator[Page]:
         """The endpoint serves its first page whatever it is asked: that is all there is, unless it was cut."""
-        found, before = self.capabilities, self._rows
+        found, before, top = self.capabilities, self._rows, self._pager.page_size
         known = set(before.identities())
-        if self._pager.page_size and (len(rows) == self._pager.page_size or len(rows) % DEFAULT_PAGE == 0):
-            self._pager = ODataPaginator(None, filters=self._pager.filters)
-            envelope, rows = self._ask()
-            if len(rows) < len(before) and self.reported_count != len(before):
+        if top and (len(rows) == top or len(rows) % DEFAULT_PAGE == 0):
+            # Only another $top tells a listing that ends here from one that is cut here.
+            answers = [(top, envelope, rows)]
+            for other in (None, MAX_PAGE) if top < MAX_PAGE else (None,):
+                self._pager = ODataPaginator(other, filters=self._pager.filters)
+                answers.append((other or 0, *self._ask()))
+            limit, envelope, rows = max(answers, key=lambda answer: len(answer[2]))
+            honours = len({len(answer[2]) for answer in answers}) > 1
+            cut = len(rows) == limit or len(rows) % DEFAULT_PAGE == 0
+            if honours and cut and self.reported_count != len(rows):
                 raise PagingBroken(
-                    f"{self.endpoint.resource}: {self._path} cuts its answer at {len(before)} records and ignores "
+                    f"{self.endpoint.resource}: {self._path} cuts its answer at {len(rows)} records and ignores "
                     "$skip and $filter, so the rest cannot be reached. Report this to who runs the instance."
                 )
-        found.top = found.keyset = False
-        found.note("paging is ignored")
+        else:
+            honours = False
+        found.keyset = False
+        if not honours:
+            found.top = False
+            found.note("paging is ignored")
         again = {i for i, identity in enumerate(rows.identities()) if identity in known}
         yield from self._serve(envelope, rows, len(rows), again)
         self.complete = not envelope.link
 
     def _through_plain(self, envelope: Envelope, *, probe: bool) -> Generator[Page, None, None]:
         """An endpoint that takes no options answers all at once, unless it has a next link or seems to be cut."""
-        if envelope.link and (yield from self._by_link()):
+        if envelope.link and not self._steps() and (yield from self._by_link()):
             return
         served = len(self._rows)
         more = bool(envelope.link) or (envelope.count is not None and envelope.count > served)
@@ -682,11 +700,11 @@ class Listing:
         except (EndpointNotFound, EndpointNotOffered):
             self.complete = not more
 
-    def _reconcile(self, odata: bool) -> None:
-        """Not complete where the server reports more than it served, also when asked again."""
+    def _reconcile(self) -> None:
+        """Not complete where the server reports more than it served."""
         if not self.complete or self.reported_count is None or self.reported_count <= self.served:
             return
-        if odata and self.capabilities.count:
+        if self._by_keys:  # rows that vanished meanwhile make no gap here: what counts is how many there are now
             self._pager = ODataPaginator(1, filters=self._pager.filters, count=True)
             count = self._ask()[0].count
             self.reported_count = self.reported_count if count is None else count

@@ -181,13 +181,15 @@ def _resource(
     row: Endpoint, reader: Reader, *, parent: DltResource | None, incremental: bool, selected: bool
 ) -> DltResource:
     """The dlt resource of one row of the catalog."""
-    function: Callable[..., Any]
-    if parent is not None:
 
-        def function(parents: list[Record]) -> Iterator[list[Record]]:
-            yield from reader.children(row, parents)
+    def of_parents(parents: list[Record]) -> Iterator[list[Record]]:
+        yield from reader.children(row, parents)
 
-    elif incremental:
+    def in_full() -> Iterator[list[Record]]:
+        yield from reader.listing(row, None if row.resource in reader.parents else reader.since)
+
+    function: Callable[..., Any] = in_full if parent is None else of_parents
+    if incremental:
         cursor = CursorIncremental(
             _CURSOR,
             initial_value=reader.since,
@@ -197,14 +199,10 @@ def _resource(
             primary_key=(),  # merging makes repeats harmless; remembering the boundary's rows would grow without bound
         )
 
-        def function(cursor: Any = cursor) -> Iterator[list[Record]]:
+        def since_last_time(cursor: Any = cursor) -> Iterator[list[Record]]:
             yield from reader.listing(row, cursor.start_value)
 
-    else:
-
-        def function() -> Iterator[list[Record]]:
-            yield from reader.listing(row, None if row.resource in reader.parents else reader.since)
-
+        function = since_last_time
     function.__name__ = row.resource
     function.__doc__ = describe(row)
     hints: dict[str, Any] = {

@@ -72,6 +72,7 @@ class Server:
                 rows = self.filtered(rows, condition)
         total = len(rows)
         skip = int(asked.get("$skip", 0)) if self.skip else 0
+        skip = int(asked.get("$skiptoken", skip))
         top = int(asked.get("$top", self.default)) if self.top else len(rows)
         size = min(top, self.cap) if self.top else top
         page = rows[skip : skip + size]
@@ -81,7 +82,10 @@ class Server:
         link = None
         if self.links and more:
             rest = {**asked, "$skip": skip + len(page)}
+            if self.links == "token":
+                rest = {**asked, "$skiptoken": skip + len(page), "$skip": None}
             link = {
+                "token": f"odata?{encode_query(rest)}",
                 "relative": f"?{encode_query(rest)}",
                 "absolute": f"https://ccs.example.com/CCSWEB{path}?{encode_query(rest)}",
                 "elsewhere": f"http://inner:8080{path}?{encode_query(rest)}",
@@ -124,7 +128,7 @@ def wanted(server: Server) -> list[str]:
 
 
 @pytest.mark.parametrize("envelope", ["items", "value", "array"])
-@pytest.mark.parametrize("links", ["", "relative", "absolute", "elsewhere"])
+@pytest.mark.parametrize("links", ["", "relative", "absolute", "elsewhere", "token"])
 @pytest.mark.parametrize("rows", [0, 1, 7, 50, 99, 100, 101, 300])
 @pytest.mark.parametrize("cap", [7, 100])
 def test_a_faithful_server_is_read_whole(envelope: str, links: str, rows: int, cap: int) -> None:
@@ -147,7 +151,7 @@ def test_a_silent_cap_loses_nothing(envelope: str, count: bool, cap: int, filter
     assert read.complete
 
 
-@pytest.mark.parametrize("links", ["relative", "absolute", "elsewhere"])
+@pytest.mark.parametrize("links", ["relative", "absolute", "elsewhere", "token"])
 def test_next_links_are_followed_where_nothing_else_works(links: str) -> None:
     server = Server(patients(500), filter=False, order=False, links=links, cap=40)
     capabilities = Capabilities()
@@ -296,6 +300,24 @@ def test_rows_that_vanish_while_pages_are_read() -> None:
         assert read.complete is filters  # by position, nobody can be sure
 
 
+def test_rows_that_vanish_behind_next_links_are_not_called_complete() -> None:
+    def vanish(server: Server, request: int) -> None:
+        if request == 3:
+            del server.rows[5]
+
+    server = Server(patients(100), cap=20, filter=False, links="token", before_request=vanish)
+    read = listing(server, capabilities=Capabilities(keyset=False))
+    assert len(keys(read)) == 99
+    assert not read.complete
+
+
+def test_a_cut_that_only_another_top_reveals() -> None:
+    server = Server(patients(120), envelope="array", skip=False, filter=False, order=False, count=False)
+    read = listing(server, page_size=50)
+    assert sorted(keys(read), key=int) == wanted(server)
+    assert read.complete
+
+
 def test_rows_that_never_settle_are_an_error() -> None:
     def reverse(server: Server, request: int) -> None:
         server.rows = server.rows[37:] + server.rows[:37]
@@ -344,8 +366,9 @@ def test_plain_endpoints_are_read_whole(rows: int, pages: bool) -> None:
     assert server.queries[0] == {}
 
 
-def test_a_plain_endpoint_with_next_links() -> None:
-    server = Server(patients(230), envelope="items", links="absolute")
+@pytest.mark.parametrize("links", ["absolute", "token"])
+def test_a_plain_endpoint_with_next_links(links: str) -> None:
+    server = Server(patients(230), envelope="items", links=links)
     read = listing(server, SITES)
     assert keys(read) == wanted(server)
     assert read.complete
@@ -425,7 +448,7 @@ def test_capabilities_survive_being_stored() -> None:
     default=st.sampled_from([10, 50]),
     page_size=st.sampled_from([2, 10, 25, 1000]),
     envelope=st.sampled_from(["items", "value", "array"]),
-    links=st.sampled_from(["", "relative", "elsewhere"]),
+    links=st.sampled_from(["", "relative", "elsewhere", "token"]),
     honours=st.sets(st.sampled_from(["skip", "filter", "order", "count"])),
     top=st.booleans(),
     refuses=st.sets(st.sampled_from(["$count", "$orderby", "$filter"])),
