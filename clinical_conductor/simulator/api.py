@@ -35,6 +35,8 @@ class Behaviour:
     max_top: int = 1000
     over_max: Literal["reject", "cut"] = "reject"
     plus_is_blank: bool = False
+    rate_limit: float = 0
+    """Requests a second above which it answers 429; 0 for none."""
     odata: bool = True
     """False: the whole instance ignores every query option and serves everything at once."""
 

@@ -93,7 +93,8 @@ def parse_query(options: Mapping[str, str], known: Mapping[str, str], *, cap: in
     return query
 
 
-def known_properties(table: Table, shape: str, ids: str) -> dict[str, str]:
+@lru_cache(maxsize=512)
+def known_properties(table: Table, shape: str, ids: str) -> Mapping[str, str]:
     """Every property that may be filtered or sorted by, with its type: int, text, guid, number, date or bool."""
     found = {}
     for name, kind in properties(shape):

@@ -123,7 +123,7 @@ class Relations:
         by_number = rows.table.name == "visit_element_relationships"
 
         def cousin(row: int, h: int) -> int | None:
-            all_of = targets.ever_of(up(row))
+            all_of = targets.born_with(up(row))
             if not all_of:
                 return None
             place = rows.hash(rows.parent_of(row)) + rows.number(row) if by_number else (h >> 7) + salt
@@ -158,13 +158,13 @@ class Relations:
             study = _up(rows, self._tables["studies"])
 
             def cyclic(row: int, _h: int) -> int | None:
-                planned = targets.ever_of(study(row))
+                planned = targets.born_with(study(row))
                 return planned[(rows.number(row) - 1) % len(planned)] if planned else None
 
             return cyclic
         if (table, target) == ("appointments", "visits"):
             study = _up(rows, self._tables["studies"])
-            return lambda row, _h: next(iter(targets.ever_of(study(row))), None)
+            return lambda row, _h: next(iter(targets.born_with(study(row))), None)
         return None
 
     # -- how it is shown
@@ -269,7 +269,7 @@ class Relations:
     def _arms(self, _rows: Rows, row: int, _h: int, _v: int) -> bytes:
         joined = self._tables["study_visit_arms"]
         arm = self._related("study_visit_arms", "study_arms", 0)
-        arms = [arm(child, joined.hash(child)) for child in joined.ever_of(row)]
+        arms = [arm(child, joined.hash(child)) for child in joined.born_with(row)]
         return b"[%b]" % b",".join(self._preview(self._tables["study_arms"])(a) for a in arms if a is not None)
 
     def _warning(self, rows: Rows, row: int, _h: int, version: int) -> bytes:
@@ -334,7 +334,7 @@ class Relations:
         return b"%d" % rows.number(row)
 
     def _cycle(self, rows: Rows, row: int, _h: int, _v: int) -> bytes:
-        planned = len(self._tables["visits"].ever_of(_up(rows, self._tables["studies"])(row))) or 1
+        planned = len(self._tables["visits"].born_with(_up(rows, self._tables["studies"])(row))) or 1
         return b'"Cycle %d"' % ((rows.number(row) - 1) // planned + 1)
 
     def _due_on(self, rows: Rows, row: int) -> int:

@@ -61,11 +61,11 @@ condition: fragment
 patient: fragment
   id=key primarySite=@sites displayName=#label status=~Active|Inactive|OnHold|Deceased|Ineligible
   statusReason=~?words:2..5 phone1={ rawNumber=digits:10 number=phone outOfService=flag } phone2={ rawNumber=digits:10
-  number=phone outOfService=flag } phone3?={ rawNumber=digits:10 number=phone outOfService=flag } phone4=null
+  number=phone outOfService=flag } phone3=null phone4=null
   activeStudies=#active_studies customFields=[{ name=Preferred_contact value=Morning|Evening|Weekend
   valueDate=?date:2021..2025 }] firstName=#first middleName=?pool:first lastName=#last phoneticName=null
-  preferredName=?pool:first title=?Mr.|Ms.|Dr. primaryEmail={ email=email doNotEmail=flag } secondaryEmail?={
-  email=email doNotEmail=flag } country=United_States address1=pool:street address2=?words:1..2 address3=null
+  preferredName=?pool:first title=?Mr.|Ms.|Dr. primaryEmail={ email=email doNotEmail=flag } secondaryEmail=null
+  country=United_States address1=pool:street address2=?words:1..2 address3=null
   city=pool:city state=pool:state zip=digits:5 doNotMail=flag recruitmentTextOptIn=flag
   phoneTypeToText=None|Phone1|Phone2 fax=?phone dateOfBirth=#born dateOfDeath=null genderCode=#gender race=#race
   ethnicity=#ethnicity nativeLanguage=pool:language maritalStatus=?Single|Married|Divorced|Widowed weight={
@@ -179,7 +179,7 @@ patients: rows=152751 least=24 big first_id=500001 modified label=person
   ...patient
 prospects: rows=3000 least=12 first_id=900001 modified label=person
   ...patient
-protocol_versions: per=1.6 parent=studies first_id=8001 label=Version_{n}.0
+protocol_versions: per=1.6 parent=studies first_id=8001 label=Version_{n}.0 steady
   id=key uid=uid study=@studies name=#label date=date:2019..2022 treatmentStatus=Open|Closed
   status=~Draft|Approved|Superseded importId=null importType=null protocolNumber=digits:8 comment=~?words:2..8
   irbApprovalDate=?date:2022..2024 isPatientReconsentRequired=flag

@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,6 +20,7 @@ from clinical_conductor.simulator.server import Server
 from clinical_conductor.simulator.world import Ids, World
 
 CONTROL_PATH = "/_simulator/"
+_LOG_LENGTH = 200_000
 _STEERED = ("advance", "edit", "insert", "delete", "set_key", "fault")
 
 
@@ -65,7 +67,9 @@ class Simulator:
         self.api = Api(self.world, replace(behaviour or Behaviour(), **switches))
         self.faults = Faults(seed)
         self.log: list[Logged] = []
+        """The last requests, at least a hundred thousand of them."""
         self._hooks: list[Callable[[Request], None]] = []
+        self._recent: deque[float] = deque()
         self._server = Server(self._respond, lambda: format_datetime(self.world.now, usegmt=True), port)
         self.port = self._server.port
 
@@ -181,9 +185,23 @@ class Simulator:
         for hook in self._hooks:
             hook(request)
         with self.world.lock:
-            answer = self._answer(request)
+            answer = self._throttled(at) or self._answer(request)
+        if len(self.log) >= _LOG_LENGTH:
+            del self.log[: _LOG_LENGTH // 2]
         self.log.append(Logged(at, request.method, request.path, request.query, answer.status))
         return answer
+
+    def _throttled(self, at: float) -> Answer | None:
+        """A 429 when the second before had too many requests."""
+        limit = self.api.behaviour.rate_limit
+        if not limit:
+            return None
+        while self._recent and self._recent[0] <= at - 1:
+            self._recent.popleft()
+        if len(self._recent) >= limit:
+            return Answer.message(429, "Too many requests", **{"Retry-After": "1"})
+        self._recent.append(at)
+        return None
 
     def _answer(self, request: Request) -> Answer:
         answer = self.faults.before(request)

@@ -16,6 +16,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import TypeAlias
 
 from clinical_conductor.simulator.pools import POOLS, WORDS
@@ -116,7 +117,7 @@ def compile_shape(shape: str, seed: str, resolve: Callable[[str], Compute]) -> C
     Raises:
         ValueError: the shape is not well formed.
     """
-    pieces = list(_pieces(shape, seed, resolve))
+    pieces = [resolve(piece) if isinstance(piece, str) else piece for piece in _pieces(shape, seed)]
     merged: list[Piece] = []
     for piece in pieces:
         if isinstance(piece, bytes) and merged and isinstance(merged[-1], bytes):
@@ -136,8 +137,14 @@ def compile_shape(shape: str, seed: str, resolve: Callable[[str], Compute]) -> C
     return write
 
 
-def _pieces(shape: str, seed: str, resolve: Callable[[str], Compute]) -> Iterator[Piece]:
-    """Fixed bytes and functions, in the order of the record; runs of drawn fields become one function each."""
+@lru_cache(maxsize=512)
+def _pieces(shape: str, seed: str) -> tuple[Piece | str, ...]:
+    """Fixed bytes, functions and computed kinds, in the order of the record."""
+    return tuple(_cut(shape, seed))
+
+
+def _cut(shape: str, seed: str) -> Iterator[Piece | str]:
+    """The shape cut where a computed or a changeable field begins; each run of drawn fields is one function."""
     rng = random.Random(seed)
     run: list[str] = []
     mutable = False
@@ -156,7 +163,7 @@ def _pieces(shape: str, seed: str, resolve: Callable[[str], Compute]) -> Iterato
         if field and computed(field[3].lstrip("~?")):
             yield from flush()
             yield f'{comma}"{field[1]}":'.encode()
-            yield resolve(field[3])
+            yield field[3]
             continue
         changes = bool(field and field[3].startswith("~"))
         if changes != mutable:
@@ -209,10 +216,12 @@ def _draw_run(tokens: list[str], rng: random.Random) -> bytes:
         elif token in ("{", "}", "}]"):
             out.append(token.encode())
         elif opened := _OPEN.fullmatch(token):
-            absent = bool(opened[2]) and rng.random() < 0.4
+            absent = bool(opened[2]) and rng.random() < 0.6
             out.append(comma + f'"{opened[1]}":'.encode() + (b"null" if absent else f"{opened[3]}{{".encode()))
         elif field := _FIELD.fullmatch(token):
             out.append(comma + f'"{field[1]}":'.encode() + drawn(field[3].lstrip("~"), rng))
         else:
             raise ValueError(f"{token!r} is not a field of a shape")
+    if absent:
+        raise ValueError("an object that may be null holds drawn fields only, none of them changeable")
     return b"".join(out)

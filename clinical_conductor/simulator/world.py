@@ -135,6 +135,12 @@ class Rows:
         added = self.added_to.get(parent)
         return [*self._beginning(parent), *added] if added else self._beginning(parent)
 
+    def born_with(self, parent: int) -> Sequence[int]:
+        """The rows a parent had when it appeared. References among them stay what they are when others are added."""
+        if parent < self.above.size:
+            return self._beginning(parent)
+        return self.added_to.get(parent, [])[: len(self._beginning(parent % self.above.size))]
+
     def exists(self, row: int) -> bool:
         """Whether the row is there now."""
         return 0 <= row < self.size + len(self.added) and row not in self.dead
