@@ -61,6 +61,11 @@ class ProcedureResult:
     error: str | None = None
     notices: list[str] = field(default_factory=list)
 
+    @property
+    def rows_changed(self) -> int:
+        """Rows written in whatever way; 0 for a run that found everything as it should be."""
+        return self.rows_inserted + self.rows_updated + self.rows_expired + self.rows_deleted
+
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
@@ -228,10 +233,10 @@ class TransformationEngine:
             (attempt, notices, None if error is None else "failed", None if error is None else str(error), run_id),
         )
         result = _result(conn, run_id, time.monotonic() - began)
-        if error is None:
-            logger.info("%s: %s inserted, %s updated.", step.name, result.rows_inserted, result.rows_updated)
-        else:
+        if error is not None:
             logger.error("%s failed: %s", step.name, error)
+        elif result.rows_changed or result.rows_rejected:
+            logger.info("%s: %s rows changed, %s in quarantine.", step.name, result.rows_changed, result.rows_rejected)
         return result, error
 
     def _skip(self, conn: Connection, step: _Step, batch: UUID, reason: str, *, full_refresh: bool) -> ProcedureResult:
