@@ -13,7 +13,7 @@ nox.options.sessions = ["lint", "typing", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = False
 
-PYTHON = ["clinical_conductor", "pipelines", "tests", "noxfile.py", ".ci"]
+PYTHON = ["clinical_conductor", "pipelines", "tests", "benchmarks", "noxfile.py", ".ci"]
 
 
 def install(session: nox.Session, extra: str = "dev") -> None:
@@ -70,4 +70,4 @@ def demo(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure against hand-written COPY + upsert in the same session; prints one table with ratios."""
     install(session)
-    session.run("python", "-m", "tests.bench", *session.posargs)
+    session.run("python", "benchmarks/engine.py", *session.posargs)
