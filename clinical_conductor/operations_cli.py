@@ -224,7 +224,7 @@ def _settings() -> Settings:
     channels = load_channels(settings)
     configure_logging(
         settings,
-        secrets=(channels.smtp_url, channels.slack_webhook, channels.ping_url, os.environ.get("TRIALSYNC_TOKEN", "")),
+        secrets=(channels.smtp_url, channels.slack_webhook, channels.ping_url, _token()),
     )
     return settings
 

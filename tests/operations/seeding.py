@@ -44,7 +44,8 @@ def add_run(conn: psycopg.Connection[Any], resource: str, started: datetime, **c
 
 def add_instance(conn: psycopg.Connection[Any], number: int = INSTANCE, name: str = "default") -> None:
     conn.execute(
-        "insert into dw_api_credentials (id, instance_name, base_url) values (%s, %s, 'https://ccs.example.com/CCSWEB') "
+        "insert into dw_api_credentials (id, instance_name, base_url) "
+        "values (%s, %s, 'https://ccs.example.com/CCSWEB') "
         "on conflict (id) do nothing",
         (number, name),
     )
@@ -57,10 +58,18 @@ def histogram(requests: int, slow: float = 0.02) -> dict[str, int]:
 
 
 FAILURES: dict[str, tuple[str, str, str]] = {
-    "invoices": ("ServerTrouble", "api", "invoices: the API answered 503 four times. Run it again: trialsync-etl retry."),
+    "invoices": (
+        "ServerTrouble",
+        "api",
+        "invoices: the API answered 503 four times. Run it again: trialsync-etl retry.",
+    ),
     "queries": ("EndpointNotFound", "api", "queries: /api/v1/studies/{studyId}/monitor-queries/odata answered 404."),
     "appointments": ("DatabaseTrouble", "database", "PostgreSQL 57P01: terminating connection. Run again."),
-    "rooms": ("MassDelete", "data", "dim_rooms_staging: 212 of 240 rows are gone upstream. --allow-mass-delete lets them go."),
+    "rooms": (
+        "MassDelete",
+        "data",
+        "dim_rooms_staging: 212 of 240 rows are gone upstream. --allow-mass-delete lets them go.",
+    ),
     "staff": ("Killed", "system", "The process ended without closing this run. Run the job again for the rest."),
 }
 
@@ -77,16 +86,21 @@ def seed_nights(
     for night in reversed(range(nights)):
         batch, clock = uuid4(), now - timedelta(days=night, hours=8)
         for place, row in enumerate(rows):
-            latest[row.resource] = _night_run(conn, row, clock + timedelta(seconds=20 * place), batch, night, draw, trouble)
+            latest[row.resource] = _night_run(
+                conn, row, clock + timedelta(seconds=20 * place), batch, night, draw, trouble
+            )
     if trouble:
         conn.execute(
-            "insert into dw_etl_rejected_records (source_instance_id, etl_job_id, etl_run_id, target_table, reason, content_hash) "
-            "select 1, 3, %s, 'dim_patients_staging', 'holds \\u0000, which PostgreSQL cannot store', decode(md5(n::text), 'hex') "
+            "insert into dw_etl_rejected_records "
+            "(source_instance_id, etl_job_id, etl_run_id, target_table, reason, content_hash) "
+            "select 1, 3, %s, 'dim_patients_staging', 'holds \\u0000, which PostgreSQL cannot store', "
+            "md5(n::text)::bytea "
             "from generate_series(1, 3) as n",
             (latest["patients"],),
         )
         conn.execute(
-            "insert into dw_etl_parents (job_id, source_instance_id, parent_key, status, failures, reason, etl_run_id, fetched_at) "
+            "insert into dw_etl_parents "
+            "(job_id, source_instance_id, parent_key, status, failures, reason, etl_run_id, fetched_at) "
             "select 141, 1, n::text, case when n < 5 then 'failed' else 'gone' end, 1, 'ServerTrouble', %s, now() "
             "from generate_series(1, 6) as n",
             (latest["study_arms"],),
@@ -141,7 +155,12 @@ def _night_run(
     if trouble and night == 0:
         if row.resource in FAILURES:
             kind, category, message = FAILURES[row.resource]
-            columns |= {"run_status": "failed", "error_type": kind, "error_category": category, "error_message": message}
+            columns |= {
+                "run_status": "failed",
+                "error_type": kind,
+                "error_category": category,
+                "error_message": message,
+            }
         if row.resource == "patients":
             columns |= {"records_rejected": 3}
         if row.resource == "study_arms":
