@@ -186,7 +186,7 @@ class Job:
         context, endpoint = self.context, self.endpoint
         with connect(context.url, autocommit=True, name=f"trialsync {endpoint.resource}") as conn:
             with translated():
-                runs.lock_table(conn, context.instance_id, endpoint.table)
+                runs.lock_table(conn, context.instance_id, endpoint.table, own_run=self.run_id)
                 if self.run_id is None:
                     self.run_id = runs.open_run(
                         conn,

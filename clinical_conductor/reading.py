@@ -185,7 +185,8 @@ class FanOut:
     page_size: int = 1000
     may_ask: Callable[[], bool] = lambda: True
     proven: bool = False
-    """Whether the endpoint is known to answer on this instance, so that a 404 speaks of the parent only."""
+    """Whether the endpoint answered on this instance before. Then a few 404s speak of their parents only, but
+    FAILURES_IN_A_ROW of them before the first answer still speak of the endpoint."""
     fetched: int = 0
     failures: list[ParentOutcome] = field(default_factory=list)
     error: TrialSyncError | None = None
@@ -214,7 +215,7 @@ class FanOut:
                 try:
                     one, error = self._fetch(parent)
                     with lock:
-                        ready = self._judge(one, error)
+                        ready = self._judge(parent, one, error)
                 except BaseException:
                     stop.set()
                     if gathered.outcomes:
@@ -234,7 +235,12 @@ class FanOut:
         threads = max(1, min(FAN_OUT_THREADS, len(self.parents)))
         with _producing(produce, threads) as queue:
             yield from queue.drain(1.0)
-        if self._unproven:
+        if self._unproven and self.proven:
+            gone = Batch()
+            for one in self._unproven:
+                gone.extend(one)
+            yield gone
+        elif self._unproven:
             raise EndpointNotFound(
                 f"{self.endpoint.resource}: all {len(self._unproven)} parents asked for answered 404 on "
                 f"{' and '.join(self.endpoint.paths)}, so the endpoint itself seems to be missing. "
@@ -269,8 +275,8 @@ class FanOut:
             batch.outcomes.append(ParentOutcome(parent.key, parent.hash, "fetched", len(batch.keys)))
         return batch, None
 
-    def _judge(self, one: Batch, error: TrialSyncError | None) -> list[Batch]:
-        """Counts a parent's outcome; holds 404s back while the endpoint has not answered once."""
+    def _judge(self, parent: OwedParent, one: Batch, error: TrialSyncError | None) -> list[Batch]:
+        """Counts a parent's outcome; holds 404s back while the endpoint has not answered once in this run."""
         outcome = one.outcomes[0]
         if outcome.status == "fetched":
             self.fetched += 1
@@ -283,10 +289,9 @@ class FanOut:
         self.error = error or self.error
         self._row += 1
         if isinstance(error, ParentGone):
-            if not self.proven:
+            if not self.fetched and parent.why != "gone":
                 self._unproven.append(one)
                 if len(self._unproven) >= FAILURES_IN_A_ROW:
-                    self.parents = self.parents[: len(self._unproven)]
                     raise EndpointNotFound(
                         f"{self.endpoint.resource}: the first {len(self._unproven)} parents all answered 404 on "
                         f"{' and '.join(self.endpoint.paths)}, so the endpoint itself seems to be missing. "

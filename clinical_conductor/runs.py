@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
@@ -20,6 +21,10 @@ from psycopg.types.json import Jsonb
 
 from clinical_conductor.endpoints import Endpoint
 from clinical_conductor.errors import JobLocked, RunFenced, TrialSyncError
+
+
+LOCK_SECONDS = 1.0
+"""How long a lock is asked for: a killed process's session, and a start that looks for dead runs, hold it so long."""
 
 
 @dataclass(slots=True)
@@ -64,7 +69,7 @@ class OwedParent:
     key: str
     hash: bytes | None
     why: str
-    """new, changed, failed, stale or refresh."""
+    """new, changed, failed, stale, refresh, or gone: a 404 long ago, looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +84,27 @@ class ParentOutcome:
     reason: str | None = None
 
 
-def lock_table(conn: Connection[Any], instance_id: int, table: str) -> None:
+def lock_table(conn: Connection[Any], instance_id: int, table: str, *, own_run: int | None = None) -> None:
     """Takes the session lock of one instance and target table; released with the connection.
+
+    Whoever holds it knows that no other run of the table lives: those still open are closed.
+
+    Args:
+        own_run: The run that asks again, after its connection was lost.
 
     Raises:
         JobLocked: another session holds it; the message says which process, on which host, since when.
     """
     name = _lock_name(instance_id, table)
-    row = conn.execute("select pg_try_advisory_lock(hashtextextended(%s, 0))", (name,)).fetchone()
-    if row is not None and row[0]:
-        return
+    patience = time.monotonic() + LOCK_SECONDS
+    while True:
+        row = conn.execute("select pg_try_advisory_lock(hashtextextended(%s, 0))", (name,)).fetchone()
+        if row is not None and row[0]:
+            _close_dead_runs_of(conn, instance_id, table, own_run)
+            return
+        if time.monotonic() >= patience:
+            break
+        time.sleep(0.1)
     holder = conn.execute(
         """
         select r.id, r.host, r.process_id, r.started_at
@@ -139,27 +155,46 @@ def close_dead_runs(conn: Connection[Any]) -> list[int]:
         if row is None or not row[0]:
             continue
         try:
-            done = conn.execute(
-                """
-                update dw_etl_runs set
-                    run_status = 'failed', completed_at = now(), error_type = 'Killed', error_category = 'system',
-                    error_message = 'The process ended without closing this run (killed, or the machine went down). '
-                        || 'What it had committed stays; run the job again for the rest.',
-                    duration_seconds = greatest(0, extract(epoch from coalesce(heartbeat_at, now()) - started_at))::integer
-                where id = %s and run_status = 'running'
-                    and (source_instance_id is not null or started_at < now() - interval '1 day')
-                returning job_id
-                """,
-                (run_id,),
-            ).fetchone()
-            if done is not None:
+            if _close_as_killed(conn, run_id):
                 closed.append(run_id)
-                conn.execute(
-                    "update dw_etl_jobs set last_run_status = 'failed', updated_at = now() where id = %s", (done[0],)
-                )
         finally:
             conn.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", (name,))
     return closed
+
+
+def _close_dead_runs_of(conn: Connection[Any], instance_id: int, table: str, own_run: int | None) -> None:
+    """Closes what a killed process left open, when its session had not ended yet as this process started."""
+    dead = conn.execute(
+        """
+        select r.id from dw_etl_runs as r
+        inner join dw_etl_jobs as j on r.job_id = j.id
+        where r.run_status = 'running' and r.source_instance_id = %s and j.target_table = %s
+            and r.id is distinct from %s
+        """,
+        (instance_id, table, own_run),
+    ).fetchall()
+    for (run_id,) in dead:
+        _close_as_killed(conn, run_id)
+
+
+def _close_as_killed(conn: Connection[Any], run_id: int) -> bool:
+    """Closes a run whose process no longer lives; False when somebody else has closed it."""
+    done = conn.execute(
+        """
+        update dw_etl_runs set
+            run_status = 'failed', completed_at = now(), error_type = 'Killed', error_category = 'system',
+            error_message = 'The process ended without closing this run (killed, or the machine went down). '
+                || 'What it had committed stays; run the job again for the rest.',
+            duration_seconds = greatest(0, extract(epoch from coalesce(heartbeat_at, now()) - started_at))::integer
+        where id = %s and run_status = 'running'
+            and (source_instance_id is not null or started_at < now() - interval '1 day')
+        returning job_id
+        """,
+        (run_id,),
+    ).fetchone()
+    if done is not None:
+        conn.execute("update dw_etl_jobs set last_run_status = 'failed', updated_at = now() where id = %s", (done[0],))
+    return done is not None
 
 
 def open_run(
@@ -425,6 +460,7 @@ def owed_parents(
                 case
                     when l.parent_key is null then 'new'
                     when l.parent_hash is distinct from p.parent_hash then 'changed'
+                    when l.status = 'gone' and (%(refresh)s or l.fetched_at < now() - %(stale)s) then 'gone'
                     when %(refresh)s then 'refresh'
                     when l.status = 'failed' then 'failed'
                     when l.fetched_at < now() - %(stale)s then 'stale'

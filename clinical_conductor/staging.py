@@ -26,7 +26,7 @@ from psycopg import Connection, sql
 from clinical_conductor import runs
 from clinical_conductor.database import translated
 from clinical_conductor.endpoints import Endpoint
-from clinical_conductor.errors import MassDelete
+from clinical_conductor.errors import DatabaseTrouble, MassDelete
 from clinical_conductor.logs import get_logger
 from clinical_conductor.records import Rejected, content_hash
 from clinical_conductor.runs import Counts, ParentOutcome, Traffic
@@ -278,12 +278,9 @@ class Stage:
                 insert into pg_temp.dw_seen (id) select id from found where not ours on conflict do nothing returning id
             )
             select
-                array_agg(f.place) filter (where f.same),
-                count(*) filter (where f.same and n.id is not null),
-                count(*) filter (where f.same and n.id is null),
-                count(*) filter (where not f.same and n.id is null and not f.ours)
+                array_agg(f.place), array_agg(f.id), array_agg(f.same), array_agg(f.ours),
+                (select array_agg(n.id) from first as n)
             from found as f
-            left join first as n on f.id = n.id
             """
         ).format(
             run=sql.Literal(run_id),
@@ -351,14 +348,23 @@ class Stage:
         with translated():
             row = self.conn.execute(self._ask_query, lists).fetchone()
         assert row is not None
-        same, unchanged, again, changed_again = row
-        counts.unchanged += unchanged - changed_again
-        counts.duplicate += again + changed_again
         self.seconds["ask"] += time.monotonic() - started
-        if not same:
+        if row[0] is None:
             return places
-        skip = set(same)
-        return [place for number, place in enumerate(places, 1) if number not in skip]
+        first = set(row[4] or ())
+        same: set[int] = set()
+        for place, id_, is_same, ours in zip(*row[:4], strict=True):
+            if is_same:
+                same.add(place)
+            if id_ in first:
+                counts.unchanged += is_same
+            elif is_same:
+                counts.duplicate += 1
+            elif not ours:
+                # Counted as unchanged when it was served first; the merge counts it as updated.
+                counts.unchanged -= 1
+                counts.duplicate += 1
+        return [place for number, place in enumerate(places, 1) if number not in same]
 
     def commit(self, conclude: Callable[[], None] | None = None, *, delete_children: bool = True) -> None:
         """Commits the chunk in one transaction.
@@ -434,13 +440,24 @@ class Stage:
                     "select seq, parent_source_id, source_id, content_hash, data::jsonb from dw_careful"
                 ).encode()
             )
+        chunk.refused = len(refused)
         for parent, key, raw, state in refused:
             counts.rejected += 1
             reason = f"PostgreSQL cannot hold it as jsonb (SQLSTATE {state})"
             chunk.rejected.append(Rejected(key=key, parent=parent, reason=reason, raw=raw))
 
     def _merge(self, chunk: _Chunk, counts: Counts) -> None:
-        """Merges the landing table and adds what the statements counted."""
+        """Merges the landing table and adds what the statements counted.
+
+        Raises:
+            DatabaseTrouble: the landing table does not hold what was landed, so somebody else writes to it.
+        """
+        row = self.conn.execute(f"select count(*) from {self._landing_name}".encode()).fetchone()
+        if row is None or row[0] != chunk.rows - chunk.refused:
+            raise DatabaseTrouble(
+                f"{self._landing_name} holds {row[0] if row else 0} rows where {chunk.rows - chunk.refused} were "
+                "landed. Nothing of them is merged; the job is tried again."
+            )
         row = self.conn.execute(
             "select inserted, updated, unchanged, repeated from dw_merge_landing(%s, %s, %s, %s, %s, %s)",
             (
@@ -597,6 +614,7 @@ class _Chunk:
     def __init__(self, directory: Path, table: str) -> None:
         self.path = directory / f"{table}-{time.monotonic_ns()}.csv"
         self.rows = 0
+        self.refused = 0
         self.size = 0
         self.opened = time.monotonic()
         self.pending: dict[tuple[str, str], bytes] = {}

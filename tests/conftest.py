@@ -6,4 +6,4 @@ import os
 
 os.environ.setdefault("RUNTIME__DLTHUB_TELEMETRY", "false")
 
-pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.simulator"]
+pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.simulator", "tests.fixtures.pipeline"]
