@@ -260,8 +260,8 @@ class EmbeddedServer:
             self._give(Path(probe))
             for way in _ways_to_run(self._owner):
                 try:
-                    check = [*way, "sh", "-c", 'cd "$1" && : > probe && "$2" --version', "sh", probe]
-                    check.append(str(self.programs / "postgres"))
+                    check = [*way, "sh", "-c", 'cd "$1" && : > probe && "$2" --show -D "$1"', "sh", probe]
+                    check.append(str(self.programs / "initdb"))
                     done = subprocess.run(check, capture_output=True, cwd="/")  # noqa: S603 - our own words only
                 except OSError:
                     continue
@@ -303,7 +303,9 @@ def _ways_to_run(owner: pwd.struct_passwd) -> Iterator[Sequence[str]]:
     base = ("setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups")
     yield base
     for power in ("+dac_read_search", "+dac_override", "+dac_override,+dac_read_search"):
-        yield (*base, f"--inh-caps=-all,{power}", f"--ambient-caps=-all,{power}")
+        # The securebit lets access(2), with which initdb looks for its companions, count the capability as well.
+        powers = (f"--inh-caps=-all,{power}", f"--ambient-caps=-all,{power}", "--securebits=+no_setuid_fixup")
+        yield (*base, *powers)
 
 
 def _serves(pid: int, data: Path) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from shutil import copytree
 
 import psycopg
 import pytest
@@ -81,7 +82,11 @@ def test_a_pooler_in_transaction_mode_is_known_by_the_servers_it_hands_out(
 def test_the_backend_is_asked_without_waiting_for_ever(empty_database: str) -> None:
     with closing(db.connect(empty_database, autocommit=True)) as conn:
         assert db._backend(conn, seconds=5) == conn.info.backend_pid
-        assert db._backend(conn, seconds=0) is None
+        os.kill(conn.info.backend_pid, signal.SIGSTOP)
+        try:
+            assert db._backend(conn, seconds=0.1) is None
+        finally:
+            os.kill(conn.info.backend_pid, signal.SIGCONT)
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------
@@ -174,6 +179,28 @@ def test_it_keeps_its_promises_of_durability_unless_told_otherwise(tmp_path: Pat
         assert [one(url, f"show {name}") for name in ("fsync", "synchronous_commit", "full_page_writes")] == ["on"] * 3
     finally:
         plain.stop()
+
+
+def test_programs_and_data_may_lie_below_a_home_that_nobody_else_may_enter(
+    server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root's clone and venv do below /root; the server runs as another user there."""
+    package = server.programs.parents[1]
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    (private / package.name).mkdir()
+    (private / package.name / "__init__.py").touch()
+    copytree(server.programs.parent, private / package.name / server.programs.parent.name)
+    if (libraries := package.with_name(f"{package.name}.libs")).is_dir():
+        copytree(libraries, private / libraries.name)
+    monkeypatch.syspath_prepend(private)
+    hidden = EmbeddedServer(private / "postgres", VERSION, FORGETFUL)
+    try:
+        assert hidden.programs.is_relative_to(private)
+        assert one(hidden.start(), "select 1") == 1
+        assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    finally:
+        hidden.stop()
 
 
 def test_a_running_server_is_used_again(server: EmbeddedServer, home: Path) -> None:
