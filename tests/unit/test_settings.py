@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from clinical_conductor.alerts import ALERT_SETTINGS
 from clinical_conductor.errors import ConfigurationError
+from clinical_conductor.operations_cli import SERVE_SETTINGS
 from clinical_conductor.settings import Settings, check_base_url, env_name, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -136,10 +138,9 @@ def test_the_example_file_lists_exactly_the_settings_with_their_defaults() -> No
         name, sign, value = line.removeprefix("# ").removeprefix("#").partition("=")
         if sign and name.isupper():
             listed[name] = value
-    assert set(listed) == {env_name(item.name) for item in fields(Settings)}
-    shown = {
-        name: value
-        for name, value in listed.items()
-        if name not in ("CC_API_BASE_URL", "CC_API_KEY", "DATABASE_PASSWORD")
-    }
+    of_settings = {env_name(item.name) for item in fields(Settings)}
+    of_commands = {setting.env for setting in (*ALERT_SETTINGS.values(), *SERVE_SETTINGS.values())}
+    assert set(listed) == of_settings | of_commands
+    empty = of_commands | {"CC_API_BASE_URL", "CC_API_KEY", "DATABASE_PASSWORD"}
+    shown = {name: value for name, value in listed.items() if name not in empty}
     assert load(**shown) == load()
