@@ -308,7 +308,7 @@ def _targets(channels: Channels) -> Iterable[tuple[str, str]]:
         port = f":{parts.port}" if parts.port else ""
         sender = unquote(parts.username or "")
         if "@" not in sender:
-            sender = f"trialsync@{parts.hostname}"
+            sender = f"trialsync@{channels.email.rpartition('@')[2]}"
         query = f"smtp={parts.hostname}&from={quote(sender, safe='@')}&to={quote(channels.email, safe='@')}"
         mode = "&mode=ssl" if scheme == "mailtos" else ""
         yield "e-mail", f"{scheme}://{login}{parts.hostname}{port}?{query}{mode}&name=TrialSync"

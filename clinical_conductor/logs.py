@@ -39,7 +39,22 @@ WITHHELD = "text withheld: it may quote records or headers"
 
 
 def get_logger(name: str) -> Any:
-    """A structlog logger: `get_logger(__name__).info("job finished", rows=3)`."""
+    """A structlog logger: `get_logger(__name__).info("job finished", rows=3)`.
+
+    Where nobody called `configure_logging` (a notebook, another program), lines go to the standard library's logging.
+    """
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[
+                structlog.stdlib.filter_by_level,
+                structlog.contextvars.merge_contextvars,
+                _describe_exception,
+                _Masker(()),
+                structlog.processors.KeyValueRenderer(key_order=["event"]),
+            ],
+            wrapper_class=structlog.stdlib.BoundLogger,
+            logger_factory=structlog.stdlib.LoggerFactory(),
+        )
     return structlog.stdlib.get_logger(name)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from clinical_conductor.errors import MassDelete
 from clinical_conductor.logs import configure_logging, get_logger, log_context, secrets_of
@@ -161,3 +162,11 @@ def test_closed_standard_error_fails_nothing(tmp_path: Path) -> None:
     configure_logging(Settings(), stream=out)
     out.close()
     log.info("nobody hears this")
+
+
+def test_without_configuration_lines_go_to_the_standard_library(caplog: pytest.LogCaptureFixture) -> None:
+    structlog.reset_defaults()
+    quiet = get_logger("clinical_conductor.notebook")
+    with caplog.at_level("INFO", logger="clinical_conductor.notebook"):
+        quiet.info("job finished", rows=3, record={"name": "Jane"})
+    assert caplog.messages == ["event='job finished' rows=3 record='dict of 1'"]
