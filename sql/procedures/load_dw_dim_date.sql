@@ -84,7 +84,7 @@ begin
         get diagnostics updated = row_count;
         insert into dw_dim_date select n.* from stg_dim_date as n on conflict (date_key) do nothing;
         get diagnostics inserted = row_count;
-        analyze dw_dim_date;
+        perform dw_maintain('dw_dim_date');
     end if;
     perform dw_finish_run(run_id, inserted => inserted, updated => updated);
 end $$;

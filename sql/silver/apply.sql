@@ -55,7 +55,7 @@ begin
 
     perform dw_set_watermarks(t, oldest, fingerprint);
     if reason is not null and done.inserted + done.updated > 0 then
-        execute format('analyze %I', t.target_table);
+        perform dw_maintain(t.target_table);
     end if;
     perform dw_finish_run(run_id, reason, batch.read, done.inserted, done.updated + moved, done.expired, done.deleted, batch.rejected);
     return run_id;

@@ -22,7 +22,7 @@ begin
         reason := 'its source changed';
     end if;
     if reason is not null then
-        execute format('refresh materialized view concurrently %I', t.target_table);
+        perform dw_maintain(t.target_table);
     end if;
     perform dw_set_watermarks(t, oldest, '');
     perform dw_finish_run(run_id, reason);

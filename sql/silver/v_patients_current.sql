@@ -33,7 +33,7 @@ select
     p.do_not_mail,
     p.text_opt_in,
     p.is_caregiver,
-    p.valid_from
+    case when isfinite(p.valid_from) then p.valid_from end as changed_at
 from dw_dim_patient as p
 where p.is_current and p.patient_key > 0;
 comment on view v_patients_current is 'PHI: patients as they are now, names and contact data included. Not for analysts.';

@@ -193,7 +193,7 @@ def test_every_tracked_attribute(shared: psycopg.Connection[Any], instance: int,
             history[name].append(None if row is None else row[0])
     for name, spec in given.tracked.items():
         if spec:
-            values = spec[3:] or [None, plain(spec[1]), plain(spec[2]), None]
+            values = spec[-4:] if len(spec) > 3 else [None, plain(spec[1]), plain(spec[2]), None]
             assert history[name] == values, name
     if versioned:
         query = sql.SQL("select source_id, count(*) from {} where source_instance_id = %s group by 1").format(sql.Identifier(given.target))
