@@ -271,8 +271,14 @@ class Stage:
                 select a.place, s.id, s.etl_run_id is not distinct from {run} as ours,
                     s.content_hash is not distinct from a.hash and {compare} as same
                 from asked as a
-                inner join {table} as s
-                    on s.source_instance_id = {instance} and s.parent_source_id = a.parent and s.source_id = a.key
+                -- One look-up by the unique key for each record asked about, whatever the planner believes the table
+                -- to hold: a plan made while it was empty would otherwise read all of it for every page.
+                cross join lateral (
+                    select t.id, t.etl_run_id, t.content_hash
+                    from {table} as t
+                    where t.source_instance_id = {instance} and t.parent_source_id = a.parent and t.source_id = a.key
+                    offset 0
+                ) as s
             ),
             first as (
                 insert into pg_temp.dw_seen (id) select id from found where not ours on conflict do nothing returning id
