@@ -17,17 +17,19 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from clinical_conductor.embedded import EmbeddedServer
 from clinical_conductor.endpoints import BY_JOB_ID, ENDPOINTS, Endpoint
 from clinical_conductor.errors import ConfigurationError, DatabaseRefused, DatabaseTrouble, MigrationError
 from clinical_conductor.settings import Settings
+
+if TYPE_CHECKING:
+    from clinical_conductor.embedded import EmbeddedServer
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ _LOCK = 7_265_010_001  # of pg_advisory_lock: one installer at a time
 
 def embedded(settings: Settings) -> EmbeddedServer:
     """The embedded server of the settings' work directory, started or not."""
+    from clinical_conductor.embedded import EmbeddedServer  # not on every platform, and not with every database
+
     return EmbeddedServer(settings.work_dir / "postgres")
 
 
@@ -224,9 +228,10 @@ def pending(conn: Connection) -> list[str]:
         MigrationError: a numbered file that was applied is not the one that is here.
         DatabaseTrouble, DatabaseRefused: see `translated`.
     """
+    idle = conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
     with translated():
         applied = _applied(conn)
-        if not conn.autocommit:
+        if idle and not conn.autocommit:
             conn.rollback()
     return [name for name, text in _steps() if applied.get(name) != _hash(text)]
 
@@ -253,11 +258,7 @@ def migrate(conn: Connection) -> list[str]:
                     try:
                         _apply(conn, name, text)
                     except psycopg.Error as error:
-                        reason = _translate(error)
-                        if isinstance(reason, DatabaseTrouble):
-                            raise
-                        where = error.diag.context.splitlines()[0] if error.diag.context and name != CATALOG else ""
-                        raise MigrationError(f"{name} could not be applied. {reason} {where}".rstrip()) from None
+                        raise _failure(f"{name} could not be applied", error) from None
                     done.append(name)
             finally:
                 if not conn.closed and not conn.broken:
@@ -323,6 +324,15 @@ def _apply(conn: Connection, name: str, text: str) -> None:
             conn.execute(text)
 
 
+def _failure(what: str, error: psycopg.Error) -> MigrationError | DatabaseTrouble:
+    """The error of a step that failed: with its place in the file, or as a matter of trying again."""
+    reason = _translate(error)
+    if isinstance(reason, DatabaseTrouble):
+        return reason
+    more = error.diag.message_hint or (error.diag.context or "").partition("\n")[0]
+    return MigrationError(f"{what}. {reason} {more}".rstrip())
+
+
 def _upgrade_old_tables(conn: Connection) -> None:
     """Upgrade every staging table of the old kind, a transaction each; those that are done are not touched again."""
     tables = _tables()
@@ -330,11 +340,17 @@ def _upgrade_old_tables(conn: Connection) -> None:
         endpoint = tables.get(table)
         rule = None if endpoint is None else Jsonb(_rule(endpoint))
         description = "A staging table that the catalog does not know." if endpoint is None else _description(endpoint)
-        with conn.transaction():
-            row = conn.execute(
+        try:
+            kept, archived = conn.execute(
                 "select kept, archived from dw_upgrade_staging_table(%s, %s, %s)", (table, rule, description)
-            ).fetchone()
-        kept, archived = row if row is not None else (0, 0)
+            ).fetchall()[0]
+        except psycopg.errors.LockNotAvailable:
+            raise MigrationError(
+                f"{table} could not be upgraded, because somebody has been using it for a minute. Tables before it are"
+                " done; stop its readers and migrate again."
+            ) from None
+        except psycopg.Error as error:
+            raise _failure(f"{table} could not be upgraded", error) from None
         logger.info("Upgraded %s: %s rows kept, %s archived in dw_etl_deleted_records.", table, kept, archived)
         if archived > kept:  # mostly air now: give it back, or every later scan pays for it
             conn.execute(sql.SQL("vacuum (full, analyze) {}").format(sql.Identifier("public", table)))

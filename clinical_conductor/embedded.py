@@ -94,10 +94,10 @@ class EmbeddedServer:
                     self._initialise()
                     port = self._launch()
                 return self._url(port)
-        except PermissionError as error:
+        except OSError as error:
             raise ConfigurationError(
-                f"{error.filename or self.home} belongs to another user or cannot be written, so the embedded"
-                " PostgreSQL cannot be used. Set TRIALSYNC_HOME to a directory of your own, or DATABASE_URL."
+                f"The embedded PostgreSQL cannot use {error.filename or self.home} ({error.strerror}). Set"
+                " TRIALSYNC_HOME to a directory of your own, or DATABASE_URL."
             ) from None
 
     def stop(self) -> bool:

@@ -34,10 +34,10 @@ def ensure_instance(conn: Connection, settings: Settings, name: str | None = Non
     """The instance of that name, or the default one; makes the row of the default and the demo instance.
 
     The default instance is the row named `default`, else the oldest active row that is not named `demo`. What the
-    settings say about the API wins for it. Commits.
+    settings say about the API wins for it. Commits, unless the caller has a transaction open.
 
     Args:
-        conn: A connection with no transaction of its own to lose.
+        conn: A connection to the database.
         settings: What is known of the API from the environment.
         name: An instance_name; None for the default instance.
 

@@ -6,6 +6,15 @@ set client_min_messages = warning
 as $$
 begin
     if to_regclass(format('public.%I', p_table)) is not null then
+        if not exists (
+            select from pg_class as c
+            inner join pg_attribute as a on a.attrelid = c.oid
+            where c.oid = to_regclass(format('public.%I', p_table))
+                and c.relkind = 'r' and a.attname = 'data' and a.atttypid = 'jsonb'::regtype
+        ) then
+            raise exception 'there is a %, but it is no table with a column data of type jsonb', p_table
+                using hint = 'Rename it and migrate again.';
+        end if;
         return;
     end if;
     execute format(

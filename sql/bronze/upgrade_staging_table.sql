@@ -108,6 +108,7 @@ begin
             select
                 r.*,
                 case
+                    when r.empty then ''no data at upgrade''
                     when %3$L = ''content'' then ''keyed by its content since the upgrade: loaded again''
                     when r.parent is null then ''parent unknown at upgrade: loaded again with its parent''
                     when r.key is null or length(r.key) > 255 then ''no usable key at upgrade''
@@ -116,6 +117,7 @@ begin
                 select
                     t.ctid as place_on_disk,
                     t.id,
+                    t.data is null as empty,
                     %5$s as instance,
                     %1$s as parent,
                     %2$s as key,
@@ -132,8 +134,8 @@ begin
             source_instance_id, etl_job_id, etl_run_id, target_table, parent_source_id, source_id, data, reason, loaded_at
         )
         select
-            u.instance, t.etl_job_id, t.etl_run_id, %1$L, coalesce(u.parent, ''''), coalesce(u.key, t.source_id), t.data,
-            coalesce(u.reason, ''superseded duplicate at upgrade''), t.loaded_at
+            u.instance, t.etl_job_id, t.etl_run_id, %1$L, coalesce(u.parent, ''''), coalesce(u.key, t.source_id),
+            coalesce(t.data, ''null''), coalesce(u.reason, ''superseded duplicate at upgrade''), t.loaded_at
         from pg_temp.dw_upgrade_rows as u
         inner join public.%1$I as t on t.ctid = u.place_on_disk
         where u.reason is not null or u.place > 1

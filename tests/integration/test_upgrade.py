@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from clinical_conductor import database as db
+from clinical_conductor.errors import MigrationError
 from tests.fixtures.postgres import PostgresServer
 
 OLD_TABLE = """
@@ -82,6 +83,8 @@ OLD_ROWS = """
         '2025-01-01'::timestamp + n * interval '1 day', '2025-01-01'::timestamp + n * interval '1 day'
     from generate_series(1, 30) as n, generate_series(1, 10) as s
     order by n, s;
+    alter table dim_rooms_staging alter column data drop not null;
+    insert into dim_rooms_staging (source_id) values ('12');
     insert into dim_studies_staging (data, etl_job_id) values ('{"name": "no id"}', 2), ('{"id": null}', 2);
     create view v_studies as select source_id, data ->> 'name' as name, loaded_at from dim_studies_staging;
 
@@ -196,7 +199,11 @@ def test_the_newest_row_of_every_key_stays_and_the_rest_is_archived(upgraded: db
         ("dim_study_detail_staging", [(2, "5", "5"), (2, "6", "6")], [(SUPERSEDED, 1)]),
         ("dim_visit_element_relationships_staging", [(2, "1/3", "3/4")], []),
         ("dim_study_personnel_staging", [(2, "1", "3")], []),
-        ("dim_rooms_staging", [(2, "", "12345678901234567890123")], [("no usable key at upgrade", 1)]),
+        (
+            "dim_rooms_staging",
+            [(2, "", "12345678901234567890123")],
+            [("no data at upgrade", 1), ("no usable key at upgrade", 1)],
+        ),
         ("dim_sites_staging", [(2, "", "1"), (3, "", "1")], [(SUPERSEDED, 1)]),
     ],
 )
@@ -336,3 +343,25 @@ def test_a_long_history_is_upgraded_in_seconds_and_gives_its_space_back(empty_da
         size = conn.execute("select pg_relation_size('dim_studies_staging')").fetchone()
         assert size is not None
         assert size[0] < 500_000
+
+
+def test_what_cannot_be_upgraded_is_named(empty_database: str) -> None:
+    with db.connect(empty_database) as conn:
+        conn.execute("create table dim_rooms_staging (id integer, data json)")
+        with pytest.raises(MigrationError, match=r"there is a dim_rooms_staging, but .* Rename it and migrate again"):
+            db.migrate(conn)
+        conn.execute("drop table dim_rooms_staging")
+        conn.execute(OLD_TABLE.format(name="dim_rooms_staging"))
+        conn.execute("create table dw_other_runs (id integer)")
+        db.migrate(conn)
+        assert db.pending(conn) == []
+
+
+def test_a_control_table_without_usable_keys_is_refused_before_anything_is_done(empty_database: str) -> None:
+    with db.connect(empty_database) as conn:
+        conn.execute(
+            "create table dw_etl_jobs (id integer, name text); insert into dw_etl_jobs values (1, 'a'), (1, 'b')"
+        )
+        with pytest.raises(MigrationError, match=r"dw_etl_jobs\.id holds 1 repeated or empty keys\. Make them unique"):
+            db.migrate(conn)
+        assert conn.execute("select to_regclass('dw_etl_runs')").fetchone() == (None,)
