@@ -38,14 +38,15 @@ STATUSES = ("running", "success", "failed", "skipped")
 Values = Mapping[str, Any]
 
 
-def render_metrics(settings: Settings, *, version: str = "0") -> bytes:
+def render_metrics(settings: Settings, *, version: str = "0", now: datetime | None = None) -> bytes:
     """The metrics as text. A database that cannot be read is a metric too: trialsync_ledger_up is 0 then."""
     from clinical_conductor.database import connect, database_url
 
     registry = CollectorRegistry(auto_describe=False)
     try:
         with connect(database_url(settings), name="trialsync-metrics") as conn:
-            families = [*collect(conn, take_snapshot(conn, zone=zone_of(settings)), parallel=settings.parallel_jobs)]
+            snapshot = take_snapshot(conn, zone=zone_of(settings), now=now)
+            families = [*collect(conn, snapshot, parallel=settings.parallel_jobs)]
     except (DatabaseTrouble, DatabaseRefused):
         families = [_gauge("ledger_up", "Whether the ledger could be read.", 0)]
     families.append(InfoMetricFamily("trialsync_build", "The version that wrote these metrics.", {"version": version}))
@@ -255,7 +256,8 @@ def _pool(conn: psycopg.Connection[Any], parallel: int) -> Iterator[Metric]:
     rows = conn.execute(
         """
         select
-            case when state = 'active' then state when state like 'idle in%%' then 'idle in transaction' else 'idle' end,
+            case when state like 'idle in%%' then 'idle in transaction' when state = 'active' then state else 'idle' end
+                as state,
             count(*)
         from pg_stat_activity
         where datname = current_database() and application_name like 'trialsync%%' and pid <> pg_backend_pid()

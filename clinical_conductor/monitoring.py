@@ -23,7 +23,6 @@ from clinical_conductor.settings import Settings
 
 NIGHT = timedelta(hours=24)
 TREND_RUNS = 14
-TREND_DAYS = 60
 STUCK_AFTER = timedelta(minutes=15)
 """A running job that has committed nothing and said nothing for so long is stuck, or its process is gone."""
 GRACE = timedelta(hours=1)
@@ -207,11 +206,15 @@ def _read_jobs(conn: psycopg.Connection[Any], zone: tzinfo, now: datetime) -> tu
                 select x.*, row_number() over (
                     partition by x.job_id, x.source_instance_id order by x.started_at desc, x.id desc
                 ) as place
-                from dw_etl_runs as x where x.started_at > %(since)s or x.run_status = 'running'
+                from dw_etl_jobs as k
+                cross join lateral (
+                    select * from dw_etl_runs as y where y.job_id = k.id
+                    order by y.started_at desc, y.id desc limit %(some)s
+                ) as x
             )"""
         )
         + "where r.place <= %(many)s order by r.started_at, r.id",
-        {"since": (now - timedelta(days=TREND_DAYS)).replace(tzinfo=None), "many": TREND_RUNS},
+        {"some": TREND_RUNS * 5, "many": TREND_RUNS},
     ):
         runs.setdefault((row["job_id"], row["source_instance_id"]), []).append(_run(row))
     success = {

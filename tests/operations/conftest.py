@@ -18,7 +18,7 @@ from clinical_conductor.settings import Settings
 from tests.fixtures.postgres import PostgresServer
 from tests.operations.seeding import seed_nights
 
-NOW = datetime(2026, 6, 10, 10, 0, tzinfo=UTC)
+NOW = datetime.now(UTC).replace(hour=10, minute=0, second=0, microsecond=0)
 """Eight hours after the last night began."""
 
 

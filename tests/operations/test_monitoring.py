@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -91,7 +91,7 @@ def test_running_and_stuck_are_told_apart_by_the_heartbeat(conn: Conn) -> None:
 
 @pytest.mark.parametrize(("hours_late", "missed", "health"), [(0.5, 0, "ok"), (1.5, 1, "overdue"), (26, 2, "overdue")])
 def test_overdue_after_an_hour_of_grace(conn: Conn, hours_late: float, missed: int, health: str) -> None:
-    due = NOW.replace(hour=2)
+    due = datetime(2026, 6, 10, 2, tzinfo=UTC)
     add_instance(conn)
     conn.execute("update dw_etl_jobs set schedule_cron = '0 4 * * *' where id = 2")
     add_run(conn, "studies", due - timedelta(hours=24))
