@@ -16,9 +16,8 @@ import random
 import ssl
 import threading
 import time
-from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
@@ -28,7 +27,6 @@ from urllib.parse import quote, urlencode, urljoin, urlsplit
 import msgspec
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
 os.environ.setdefault("RUNTIME__DLTHUB_TELEMETRY", "false")  # before dlt has a chance to read it
 
@@ -36,13 +34,13 @@ from dlt.common.configuration.specs import RuntimeConfiguration
 from dlt.sources.helpers.rest_client.auth import APIKeyAuth
 from dlt.sources.helpers.rest_client.client import RESTClient
 
+from clinical_conductor.envelopes import Document, open_envelope, read_document
 from clinical_conductor.errors import (
     BadRequest,
     ConfigurationError,
     ConnectionTrouble,
     EndpointNotFound,
     EndpointNotOffered,
-    Interrupted,
     RateLimited,
     ReadTimeout,
     RetriableError,
@@ -50,113 +48,19 @@ from clinical_conductor.errors import (
     Unauthorised,
     UnreadableAnswer,
 )
-from clinical_conductor.records import Document, open_envelope, read_document
+from clinical_conductor.pacing import Limiter, PacedAdapter, Tally, wait
 from clinical_conductor.settings import Settings, check_base_url
+
+__all__ = ["KEY_HEADERS", "Answer", "Client", "Limiter", "Tally", "encode_query"]
 
 KEY_HEADERS = ("X-ApiKey", "CCAPIKey")
 """The two headers that instances of Clinical Conductor are known to take the key in."""
 MAX_RETRY_AFTER = 120.0
 """A server that asks for a longer pause than this, in seconds, is asked again after it."""
 CONNECT_TIMEOUT = 10.0
-POOL_SIZE = 64
 _CHUNK = 1 << 20
 _MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
-
-
-class Limiter:
-    """Paces requests over all threads: one every 1/rate seconds, with next to no credit for idle time.
-
-    Args:
-        rate: Requests per second; 0 for no limit.
-    """
-
-    # A thread that comes up to this late (scheduling, a busy machine) does not cost the rate anything, and no second
-    # sees more than 5 % and one request beyond it.
-    TOLERANCE = 0.05
-
-    def __init__(self, rate: float) -> None:
-        self._interval = 1.0 / rate if rate > 0 else 0.0
-        self._next = 0.0
-        self._held_until = 0.0
-        self._lock = threading.Lock()
-        self.wait_seconds = 0.0
-
-    def acquire(self, stop: threading.Event | None = None) -> float:
-        """Wait for this thread's turn; returns the seconds waited.
-
-        Raises:
-            Interrupted: `stop` was set meanwhile.
-        """
-        started = time.monotonic()
-        while True:
-            with self._lock:
-                now = time.monotonic()
-                turn = max(self._next, now - self.TOLERANCE, self._held_until)
-                self._next = turn + self._interval
-            _wait(turn - now, stop)
-            with self._lock:
-                if self._held_until <= turn:
-                    waited = time.monotonic() - started
-                    self.wait_seconds += waited
-                    return waited
-
-    def hold(self, seconds: float) -> None:
-        """Let nobody through for so long: the server asked for a pause."""
-        with self._lock:
-            self._held_until = max(self._held_until, time.monotonic() + seconds)
-
-
-def _wait(seconds: float, stop: threading.Event | None) -> None:
-    """Sleep, unless and until the run is stopped."""
-    if stop is None:
-        time.sleep(max(seconds, 0.0))
-    elif stop.wait(seconds) if seconds > 0 else stop.is_set():
-        raise Interrupted("The run was asked to stop. Start it again to go on from what is committed.")
-
-
-@dataclass
-class Tally:
-    """What a job's requests came to. Threads may share one."""
-
-    BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-    """Upper bounds of the histogram, in seconds; one more bucket takes the rest."""
-
-    requests: int = 0
-    retries: int = 0
-    throttled: int = 0
-    limiter_wait_seconds: float = 0.0
-    request_seconds: float = 0.0
-    histogram: list[int] = field(default_factory=lambda: [0] * (len(Tally.BUCKETS) + 1))
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
-
-    def observe(self, seconds: float, waited: float) -> None:
-        """Count one request: how long it took, and how long it waited for its turn before."""
-        with self._lock:
-            self.requests += 1
-            self.request_seconds += seconds
-            self.limiter_wait_seconds += waited
-            self.histogram[bisect_left(self.BUCKETS, seconds)] += 1
-
-    def retried(self, *, throttled: bool) -> None:
-        """Count one failure that is going to be retried."""
-        with self._lock:
-            self.retries += 1
-            self.throttled += throttled
-
-
-class PacedAdapter(HTTPAdapter):
-    """The transport, which lets every single attempt wait for its turn."""
-
-    def __init__(self, limiter: Limiter) -> None:
-        super().__init__(pool_connections=4, pool_maxsize=POOL_SIZE, max_retries=0)
-        self.limiter = limiter
-        self.turn = threading.local()  # per thread: `.stop` to obey, `.waited` to report
-
-    def send(self, request: Any, *args: Any, **kwargs: Any) -> requests.Response:
-        """Send when the limiter says so."""
-        self.turn.waited = self.limiter.acquire(getattr(self.turn, "stop", None))
-        return super().send(request, *args, **kwargs)
 
 
 @dataclass(slots=True, repr=False)
@@ -310,7 +214,7 @@ class Client(RESTClient):
                     delay = error.retry_after
                     if throttled:
                         self.limiter.hold(delay)
-                _wait(delay + jitter, self.stop)
+                wait(delay + jitter, self.stop)
                 attempt += 1
 
     def _once(self, request: requests.Request) -> tuple[requests.Response, Document]:
@@ -359,7 +263,7 @@ class Client(RESTClient):
                 while chunk := response.raw.read(_CHUNK, decode_content=True):
                     chunks.append(chunk)
                     if self.stop.is_set():
-                        _wait(0, self.stop)
+                        wait(0, self.stop)
                 return response, chunks[0] if len(chunks) == 1 else b"".join(chunks)
             finally:
                 response.close()  # after a whole answer the connection is back in the pool already

@@ -55,9 +55,10 @@ from clinical_conductor.endpoints import (
     join_key,
     split_key,
 )
+from clinical_conductor.envelopes import open_envelope
 from clinical_conductor.errors import ConfigurationError, ParentGone
 from clinical_conductor.paging import MAX_PAGE, Capabilities, Listing
-from clinical_conductor.records import open_envelope, parse_time
+from clinical_conductor.records import parse_time
 from clinical_conductor.settings import Settings, load_settings
 
 _log = logging.getLogger(__name__)

@@ -56,7 +56,7 @@ def api() -> Iterator[requests_mock.Mocker]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits between retries, which then take no time."""
     taken: list[float] = []
-    monkeypatch.setattr(client_module, "_wait", lambda seconds, stop: taken.append(seconds))
+    monkeypatch.setattr(client_module, "wait", lambda seconds, stop: taken.append(seconds))
     return taken
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from clinical_conductor.client import Answer, encode_query
 from clinical_conductor.endpoints import ENDPOINTS, Endpoint, Key
+from clinical_conductor.envelopes import read_document
 from clinical_conductor.errors import BadRequest, EndpointNotFound, PagingBroken, ParentGone
-from clinical_conductor.paging import Capabilities, Listing
-from clinical_conductor.records import read_document
+from clinical_conductor.paging import Capabilities, Listing, count_upstream
 
 PATIENTS = ENDPOINTS["patients"]
 SITES = ENDPOINTS["sites"]
@@ -430,6 +430,12 @@ def test_a_bulk_route_takes_parents_from_the_records() -> None:
     assert [item.reason for item in page.rejected] == ["names no parent in study.id"]
     assert capabilities.bulk is True
     assert capabilities.path is None
+
+
+def test_the_servers_own_count() -> None:
+    server = Server(patients(12))
+    assert count_upstream(server, PATIENTS, Capabilities(count=True)) == 12  # type: ignore[arg-type]
+    assert server.queries == [{"$top": "1", "$count": "true"}]
 
 
 def test_capabilities_survive_being_stored() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinical_conductor.endpoints import ENDPOINTS
+from clinical_conductor.envelopes import open_envelope, read_document
 from clinical_conductor.errors import UnknownEnvelope
 from clinical_conductor.records import (
     REASON_NO_OBJECT,
@@ -22,9 +23,7 @@ from clinical_conductor.records import (
     RecordReader,
     Rows,
     content_hash,
-    open_envelope,
     parse_time,
-    read_document,
 )
 
 
@@ -222,7 +221,11 @@ def test_content_hash() -> None:
 
 
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="utf-8")) | st.floats(allow_nan=False, allow_infinity=False),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(st.characters(codec="utf-8"))
+    | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=3)
     ),
