@@ -2,7 +2,7 @@
 create or replace view dw_old_staging_tables as
 select c.relname::text as table_name
 from pg_class as c
-inner join pg_attribute as a on a.attrelid = c.oid and a.attname = 'data' and a.atttypid = 'jsonb'::regtype
+inner join pg_attribute as a on c.oid = a.attrelid and a.attname = 'data' and a.atttypid = 'jsonb'::regtype
 where c.relnamespace = 'public'::regnamespace
     and c.relkind = 'r'
     and c.relname like '%\_staging'

@@ -79,8 +79,8 @@ def test_every_table_and_column_of_bronze_has_a_comment(migrated: db.Connection)
         inner join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
         where c.relnamespace = 'public'::regnamespace
             and (
-                (c.relname like '%\\_staging' and c.relkind = 'r')
-                or c.relname in ('dw_schema_migrations', 'dw_old_staging_tables')
+                (c.relkind = 'r' and (c.relname like '%\\_staging' or c.relname like 'dw\\_etl\\_%'))
+                or c.relname in ('dw_api_credentials', 'dw_schema_migrations', 'dw_old_staging_tables')
             )
             and (obj_description(c.oid, 'pg_class') is null or col_description(c.oid, a.attnum) is null)
         """
