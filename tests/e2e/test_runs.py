@@ -105,7 +105,8 @@ def test_the_summary_is_for_people_and_stays_off_the_progress_bar(
     lines = done.stdout.splitlines()
     assert max(map(len, lines[:3])) <= 80
     assert [line.split()[1:3] for line in lines[1:3]] == [["sites", "success"], ["studies", "success"]]
-    assert lines[-1].startswith("2 jobs: 2 success")
+    assert lines[-2].startswith("2 jobs: 2 success")
+    assert lines[-1].startswith("Silver and gold: ")
     assert "\x1b[" not in done.stdout + done.stderr
 
 
