@@ -377,7 +377,12 @@ def _checks(snapshot: Snapshot) -> str:
     if not snapshot.checks:
         return _section("quality", "Data quality", _empty("No check has run yet: <code>trialsync-etl check</code>"))
     rows = [
-        (f"{escape(check.name)} <small>{escape(check.severity)}</small>", _chip(check.health), f"{check.failures:,}")
+        (
+            f"{escape(check.name)} <small>{escape(check.severity)}</small>"
+            + (f'<small class="what">{escape(check.description)}</small>' if not check.passed else ""),
+            _chip(check.health),
+            f"{check.failures:,}",
+        )
         for check in sorted(snapshot.checks, key=lambda check: (HEALTH.index(check.health), check.name))
     ]
     note = f"{len(snapshot.failed_checks)} of {len(snapshot.checks)} found something"

@@ -161,6 +161,8 @@ class Check:
     passed: bool
     failures: int
     checked_at: datetime | None
+    description: str = ""
+    """What it looks for, and what to do about it."""
 
     @property
     def health(self) -> str:

@@ -452,4 +452,24 @@ def _read_checks(conn: psycopg.Connection[Any]) -> tuple[Check, ...]:
     """The latest result of every check; () before the warehouse exists."""
     if not _exists(conn, "dw_quality_results"):
         return ()
-    return ()
+    rows = _rows(
+        conn,
+        """
+        select distinct on (r.check_name) r.check_name, r.severity, r.failures, r.passed, r.checked_at, c.description
+        from dw_quality_results as r
+        left join dw_quality_checks as c on r.check_name = c.name
+        where c.is_active is not false
+        order by r.check_name, r.checked_at desc, r.id desc
+        """,
+    )
+    return tuple(
+        Check(
+            name=row["check_name"],
+            severity=row["severity"],
+            passed=row["passed"],
+            failures=row["failures"] or 0,
+            checked_at=_utc(row["checked_at"]),
+            description=row["description"] or "",
+        )
+        for row in rows
+    )

@@ -79,7 +79,8 @@ def test_numbers_are_those_of_the_ledger(families: dict[str, Any], kept: Nights)
     assert value(families, "trialsync_job_up", resource="sites") == 1
     row = kept.conn.execute(
         "select sum(records_updated), sum(requests), sum(retries), "
-        "extract(epoch from max(completed_at) filter (where run_status = 'success') at time zone 'utc') from dw_etl_runs where job_id = 168"
+        "extract(epoch from max(completed_at) filter (where run_status = 'success') at time zone 'utc') "
+        "from dw_etl_runs where job_id = 168"
     ).fetchone()
     assert row is not None
     assert value(families, "trialsync_records_total", resource="invoices", outcome="updated") == row[0]

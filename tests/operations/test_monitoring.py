@@ -166,6 +166,26 @@ def test_warehouse_is_shown(conn: Conn) -> None:
     )
 
 
+def test_latest_result_of_every_active_check_is_shown(conn: Conn) -> None:
+    conn.execute(
+        "insert into dw_quality_checks (name, severity, query, description, is_active) values "
+        "('test_keys', 'error', 'select 0', 'Look at the keys.', true), ('test_off', 'error', 'select 0', '', false)"
+    )
+    conn.execute(
+        "insert into dw_quality_results (batch_id, check_name, severity, failures, passed, seconds, checked_at) values "
+        "(gen_random_uuid(), 'test_keys', 'error', 0, true, 0.1, now() - interval '1 day'), "
+        "(gen_random_uuid(), 'test_keys', 'error', 3, false, 0.1, now()), "
+        "(gen_random_uuid(), 'test_off', 'error', 3, false, 0.1, now())"
+    )
+    (check,) = (check for check in take_snapshot(conn, now=NOW).checks if check.name.startswith("test_"))
+    assert (check.name, check.failures, check.health, check.description) == (
+        "test_keys",
+        3,
+        "failed",
+        "Look at the keys.",
+    )
+
+
 def test_database_without_a_ledger_is_refused(empty_database: str) -> None:
     with pytest.raises(DatabaseRefused, match="dw_etl_jobs"):
         read_ledger(Settings(database_url=empty_database))
