@@ -102,6 +102,7 @@ comment on column dw_etl_watermarks.job_id is 'The job.';
 comment on column dw_etl_watermarks.source_instance_id is 'The instance.';
 comment on column dw_etl_watermarks.cursor_field is 'Field of the record that is compared.';
 comment on column dw_etl_watermarks.watermark is 'Records before it have been read.';
+comment on column dw_etl_watermarks.full_read_at is 'When the listing was last read from its beginning and not from the watermark.';
 comment on column dw_etl_watermarks.etl_run_id is 'Run that moved it last.';
 comment on column dw_etl_watermarks.updated_at is 'When it was moved last.';
 

@@ -207,7 +207,7 @@ def test_a_running_server_is_used_again(server: EmbeddedServer, home: Path) -> N
     url, pid = server.start(), postmaster(home)
     started = time.monotonic()
     assert EmbeddedServer(home, VERSION).start() == url
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
     assert postmaster(home) == pid
 
 

@@ -338,7 +338,7 @@ def test_a_long_history_is_upgraded_in_seconds_and_gives_its_space_back(empty_da
         conn.commit()
         started = time.monotonic()
         db.migrate(conn)
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 60
         assert staged(conn, "dim_studies_staging") == [(1, "", key) for key in sorted(map(str, range(1, 151)))]
         size = conn.execute("select pg_relation_size('dim_studies_staging')").fetchone()
         assert size is not None
