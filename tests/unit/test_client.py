@@ -17,6 +17,7 @@ import requests
 import requests_mock
 
 from clinical_conductor import client as client_module
+from clinical_conductor import pacing
 from clinical_conductor.client import Client, Limiter, Tally, encode_query
 from clinical_conductor.errors import (
     BadRequest,
@@ -387,12 +388,27 @@ def test_the_pace_seen_from_the_server() -> None:
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda _: client.fetch("/x"), range(80)))
         client.close()
-    rate = (len(arrivals) - 1) / (arrivals[-1] - arrivals[0])
-    assert 36 <= rate <= 41.5
-    for i, start in enumerate(arrivals):
-        assert sum(1 for at in arrivals[i:] if at < start + 0.5) <= 26
+    # Only what a busy machine cannot spoil: arrivals may bunch on their way, but there are never too many in all.
+    assert (len(arrivals) - 1) / (arrivals[-1] - arrivals[0]) <= 44
     assert client.tally.requests == 80
     assert client.tally.limiter_wait_seconds == pytest.approx(client.limiter.wait_seconds)
+
+
+@pytest.mark.parametrize("late", [0.0, 0.03, 0.04, 0.3])
+def test_the_pace_on_an_ideal_clock(monkeypatch: pytest.MonkeyPatch, late: float) -> None:
+    """Ten a second for 30 s, also when every fourth thread comes late, and never more than twelve in a second."""
+    now = [100.0]
+    monkeypatch.setattr(pacing.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pacing, "wait", lambda seconds, stop: now.__setitem__(0, now[0] + max(seconds, 0.0)))
+    limiter = Limiter(10)
+    sent: list[float] = []
+    while now[0] < 130.0:
+        limiter.acquire()
+        sent.append(now[0])
+        now[0] += late if len(sent) % 4 == 0 else 0.0
+    if late < 0.1:
+        assert abs((len(sent) - 1) / (sent[-1] - sent[0]) - 10.0) < 0.05
+    assert max(sum(start <= at < start + 1.0 for at in sent) for start in sent) <= 12
 
 
 def test_a_pause_the_server_asks_for_holds_everybody() -> None:
