@@ -21,16 +21,15 @@ from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.selection import named_endpoints
 from clinical_conductor.settings import Settings, load_settings
 
-STATUS_COLUMNS = (
-    "job_id",
-    "resource",
-    "run_status",
-    "started_at",
-    "duration_seconds",
-    "records_loaded",
-    "error_message",
-)
-HISTORY_COLUMNS = ("run_id", *STATUS_COLUMNS)
+STATUS_COLUMNS = {
+    "job_id": "job",
+    "resource": "resource",
+    "run_status": "status",
+    "started_at": "started (UTC)",
+    "duration_seconds": "s",
+    "records_read": "read",
+}
+HISTORY_COLUMNS = {"run_id": "run", **STATUS_COLUMNS}
 
 app = typer.Typer(
     name="trialsync-etl",
@@ -174,9 +173,10 @@ def status(job_id: OneJob = None, as_json: AsJson = False) -> None:
 
     with open_database(_settings()) as conn:
         rows = runs.latest_runs(conn, _checked_job(job_id))
+    shown = [row for row in rows if row["run_id"] or row["is_active"]]
     if not any(row["run_id"] for row in rows):
         console.say("No job has run yet. Start with: trialsync-etl run")
-    console.show_rows(rows, STATUS_COLUMNS, as_json=as_json)
+    console.show_runs(rows if as_json else shown, STATUS_COLUMNS, as_json=as_json, empty="This job is switched off.")
 
 
 @app.command()
@@ -191,7 +191,7 @@ def history(
 
     with open_database(_settings()) as conn:
         rows = runs.run_history(conn, _checked_job(job_id), limit)
-    console.show_rows(rows, HISTORY_COLUMNS, as_json=as_json, empty="No job has run yet.")
+    console.show_runs(rows, HISTORY_COLUMNS, as_json=as_json, empty="No job has run yet.")
 
 
 @db.command("migrate")

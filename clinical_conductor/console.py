@@ -75,7 +75,7 @@ class RunProgress:
         console = Console(stderr=True)
         shown = console.is_terminal and not console.is_dumb_terminal and not os.environ.get("CI")
         self._bar = Progress(
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.description}"),
@@ -103,31 +103,58 @@ class RunProgress:
                 self._finished.add(resource)
             else:
                 self._running.add(resource)
-            names = ", ".join(sorted(self._running)) or "finishing"
-            text = f"{sum(self._records.values()):,} records · {names}"
+            first, *others = sorted(self._running) or ["finishing"]
+            text = f"{sum(self._records.values()):,} records · {first}{f' +{len(others)}' if others else ''}"
             # A parent that had to run first counts too, though nobody asked for it.
             self._bar.update(self._task, completed=len(self._finished), total=len(self._records), description=text)
 
 
-def show_rows(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool = False, empty: str = "Nothing.") -> None:
-    """Print rows as a table with these columns, or as JSON with everything they hold."""
+def show_rows(
+    rows: Sequence[Row],
+    columns: Sequence[str] | Mapping[str, str],
+    *,
+    as_json: bool = False,
+    empty: str = "Nothing.",
+) -> None:
+    """Print rows as a table, or as JSON with everything they hold.
+
+    Args:
+        rows: What to print.
+        columns: Which of their fields; a mapping says what to call them. Only the last column may be folded.
+        as_json: Whether a machine reads it.
+        empty: What to say instead of an empty table.
+    """
     if as_json:
         print(json.dumps([dict(row) for row in rows], indent=2, default=_plain))  # noqa: T201
         return
     if not rows:
         output().print(empty)
         return
+    titles = columns if isinstance(columns, Mapping) else {name: name.replace("_", " ") for name in columns}
     table = _table()
-    for name in columns:
+    for name, title in titles.items():
         numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
         table.add_column(
-            name.replace("_", " "), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric
+            title,
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=numeric or name != list(titles)[-1],
         )
     for row in rows:
-        table.add_row(*(_cell(name, row.get(name)) for name in columns))
+        table.add_row(*(_cell(name, row.get(name)) for name in titles))
     console = output()
     # Long paths are folded for people only: in a pipe a row stays one line, so that grep finds it whole.
     (console if console.is_terminal else Console(width=250, highlight=False)).print(table)
+
+
+def show_runs(rows: Sequence[Row], columns: Mapping[str, str], *, as_json: bool, empty: str) -> None:
+    """Print rows of the ledger, and below them what went wrong."""
+    show_rows(rows, columns, as_json=as_json, empty=empty)
+    for row in [] if as_json else rows:
+        if row["error_message"]:
+            label = Text(str(row["run_status"]), STATUS_COLOURS.get(row["run_status"], ""))
+            where = f"  {row['resource']} ({row['job_id']}), run {row['run_id']}: {row['error_message']}"
+            output().print(label + where, soft_wrap=True)
 
 
 def show_summary(jobs: Sequence[Row], seconds: float) -> None:
@@ -232,7 +259,7 @@ def _cell(name: str, value: Any) -> Text:
     if name.endswith("status"):
         return Text(str(value), STATUS_COLOURS.get(str(value), ""))
     if isinstance(value, datetime):
-        return Text(f"{value:%Y-%m-%d %H:%M:%S}")
+        return Text(f"{value:%Y-%m-%d %H:%M}")
     if isinstance(value, bool):
         return Text("yes" if value else "no")
     if isinstance(value, float):

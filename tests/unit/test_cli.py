@@ -326,7 +326,7 @@ def test_the_bar_counts_finished_jobs_and_names_running_ones(monkeypatch: pytest
     with console.RunProgress(["studies", "sites"]) as progress:
         progress("studies", {"records": 5})
         progress("sites", {"records": 1200})
-        assert progress._bar.tasks[0].description == "1,205 records · sites, studies"
+        assert progress._bar.tasks[0].description == "1,205 records · sites +1"
         progress("sites", {"status": "failed"})
         assert (progress._bar.tasks[0].completed, progress._bar.tasks[0].total) == (1, 2)
         assert progress._bar.tasks[0].description == "1,205 records · studies"
@@ -353,7 +353,7 @@ def test_rows_print_times_counts_and_ids_as_people_write_them(capsys: pytest.Cap
         "12345",
         "12,345",
         "2024-05-01",
-        "06:30:15",
+        "06:30",
         "yes",
         "1.2",
     ]
