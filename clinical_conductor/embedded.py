@@ -100,6 +100,11 @@ class EmbeddedServer:
                 " TRIALSYNC_HOME to a directory of your own, or DATABASE_URL."
             ) from None
 
+    def running_url(self) -> str | None:
+        """The server's URL if it runs; starts nothing and writes nothing, for those who may only look."""
+        port = self._running_port()
+        return None if port is None else self._url(port)
+
     def stop(self) -> bool:
         """Stop the server if it runs; whether it did.
 
