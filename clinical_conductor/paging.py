@@ -142,10 +142,11 @@ class Listing:
                     self._reset()
                 else:
                     return
-        except (EndpointNotFound, EndpointNotOffered) as error:
+        except (EndpointNotFound, EndpointNotOffered, BadRequest) as error:
             if self._bulk:
                 self.capabilities.bulk = False
-            elif self._parent and isinstance(error, EndpointNotFound):
+                raise EndpointNotFound(f"{self.endpoint.resource} has no bulk route here. {error}") from None
+            if self._parent and isinstance(error, EndpointNotFound):
                 raise ParentGone(f"{self.endpoint.resource}: {error}") from None
             raise
 

@@ -432,6 +432,42 @@ def test_a_bulk_route_takes_parents_from_the_records() -> None:
     assert capabilities.path is None
 
 
+@pytest.mark.parametrize("status", [404, 400])
+def test_a_bulk_route_that_is_not_there(status: int) -> None:
+    def refuse(server: Server, number: int) -> None:
+        raise EndpointNotFound("404") if status == 404 else BadRequest("400")
+
+    server = Server([], before_request=refuse)
+    capabilities = Capabilities()
+    with pytest.raises(EndpointNotFound, match="no bulk route"):
+        keys(listing(server, SUBJECTS, bulk=True, capabilities=capabilities))
+    assert capabilities.bulk is False
+
+
+def test_links_that_lead_nowhere_are_left() -> None:
+    class Circles(Server):
+        def answer(self, asked: dict[str, str], path: str) -> Any:
+            page = super().answer(asked, path)
+            return {**page, "NextPageLink": f"?$skiptoken={self.token}" if len(self.queries) < 9 else None}
+
+        token = "x"
+
+    for token in ("10", "0"):
+        server = Circles(patients(70), cap=10, filter=False, count=False)
+        server.token = token
+        read = listing(server, capabilities=Capabilities(keyset=False))
+        assert set(wanted(server)) <= set(keys(read))
+
+
+def test_rows_that_move_down_behind_next_links_are_served_once() -> None:
+    def insert(server: Server, request: int) -> None:
+        if request == 3:
+            server.rows.insert(0, {"id": 0})
+
+    server = Server(patients(60), cap=20, filter=False, order=False, links="token", before_request=insert, count=False)
+    assert keys(listing(server, capabilities=Capabilities(keyset=False))) == [str(i) for i in range(1, 61)]
+
+
 def test_the_servers_own_count() -> None:
     server = Server(patients(12))
     assert count_upstream(server, PATIENTS, Capabilities(count=True)) == 12  # type: ignore[arg-type]
