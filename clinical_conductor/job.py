@@ -38,6 +38,8 @@ STALE_AFTER = timedelta(days=30)
 """A parent that was not asked for so long is owed again: a child may change without its parent."""
 WATERMARK_LAG = timedelta(minutes=5)
 """Taken off every watermark: rows that upstream commits late carry an earlier modification time."""
+CURSOR_PAGES = 5
+"""Listings of no more pages are always read in full: a cursor would save next to nothing, and proves less."""
 FULL_READ_EVERY = timedelta(days=7)
 """How long a listing may be read by its cursor alone before it is read in full once more."""
 
@@ -87,16 +89,31 @@ class Budget:
     """How many requests and how much time a whole run may still use; shared by its jobs."""
 
     def __init__(self, max_requests: int | None, deadline: datetime | None, used: Callable[[], int]) -> None:
-        """`used` gives the requests made so far, over all jobs."""
+        """`used` gives the requests that were answered so far, over all jobs."""
         self._most = max_requests
         self._deadline = deadline
         self._used = used
+        self._promised = 0
+        self._lock = threading.Lock()
 
     def spent(self) -> bool:
         """Whether nothing more may be asked for."""
-        if self._most is not None and self._used() >= self._most:
+        if self._most is not None and self._used() + self._promised >= self._most:
             return True
         return self._deadline is not None and datetime.now(UTC) >= self._deadline
+
+    def claim(self) -> bool:
+        """Promises one request to a thread, until it calls `release`; False when nothing is left."""
+        with self._lock:
+            if self.spent():
+                return False
+            self._promised += 1
+            return True
+
+    def release(self) -> None:
+        """The request that was promised is answered, and counted as used."""
+        with self._lock:
+            self._promised -= 1
 
 
 @dataclass(slots=True)
@@ -289,6 +306,8 @@ class Job:
             return None
         if capabilities.cursor_filter is False or not capabilities.count or capabilities.cursor is None:
             return None
+        if self._staged(conn) <= CURSOR_PAGES * self.context.page_size:
+            return None
         with translated():
             row = conn.execute(
                 """
@@ -410,7 +429,10 @@ class Job:
             owed,
             capabilities,
             page_size=self.context.page_size,
-            may_ask=lambda: not (self.context.stop.is_set() or self.context.budget.spent() or self._out_of_time()),
+            may_ask=lambda: (
+                not self.context.stop.is_set() and not self._out_of_time() and self.context.budget.claim()
+            ),
+            answered=self.context.budget.release,
             proven=capabilities.path is not None,
         )
         try:

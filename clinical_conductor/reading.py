@@ -184,6 +184,8 @@ class FanOut:
     capabilities: Capabilities
     page_size: int = 1000
     may_ask: Callable[[], bool] = lambda: True
+    """Asked before every parent; `answered` is called afterwards for every time that it said yes."""
+    answered: Callable[[], None] = lambda: None
     proven: bool = False
     """Whether the endpoint answered on this instance before. Then a few 404s speak of their parents only, but
     FAILURES_IN_A_ROW of them before the first answer still speak of the endpoint."""
@@ -208,11 +210,13 @@ class FanOut:
         def produce(queue: _Queue) -> None:
             gathered = Batch()
             while not stop.is_set() and not queue.abandoned:
-                with lock:
-                    parent = next(todo, None) if self.may_ask() else None
-                if parent is None:
+                if not self.may_ask():
                     break
                 try:
+                    with lock:
+                        parent = next(todo, None)
+                    if parent is None:
+                        break
                     one, error = self._fetch(parent)
                     with lock:
                         ready = self._judge(parent, one, error)
@@ -221,6 +225,8 @@ class FanOut:
                     if gathered.outcomes:
                         queue.put(gathered)
                     raise
+                finally:
+                    self.answered()
                 for batch in ready:
                     gathered.extend(batch)
                 if gathered.outcomes and (

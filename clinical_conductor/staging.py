@@ -533,7 +533,12 @@ class Stage:
             self.run_id,
             self.endpoint.job_id,
             self.instance_id,
-            [o for o in outcomes if o.key not in kept_owed],
+            [
+                ParentOutcome(o.key, o.hash, "failed", 0, "MassDelete: more of its children are gone than may be deleted")
+                if o.key in kept_owed
+                else o
+                for o in outcomes
+            ],
         )
 
     def delete_unseen(self) -> None:

@@ -1,0 +1,271 @@
+"""The promise that everything else serves: whatever happens while pages are read, staging ends up equal to the source.
+
+Hypothesis makes up an instance (its paging, envelopes, ids, page sizes, what it refuses or ignores) and a schedule of what
+happens between any two requests: records appear, change and vanish, answers break. Then nothing more happens, one more
+sync has to make staging equal to the simulator's truth, and one after that has to write nothing.
+
+TRIALSYNC_PROOF=nightly tries 300 of them. Every failure that was ever found stands below as an example.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, note, settings
+from hypothesis import strategies as st
+
+from clinical_conductor import reading
+from clinical_conductor.simulator import Simulator
+from clinical_conductor.simulator.api import Request
+from clinical_conductor.staging import Landing, LandingFailed
+from tests.fixtures.pipeline import Pipeline
+from tests.fixtures.postgres import PostgresServer
+
+NIGHTLY = os.environ.get("TRIALSYNC_PROOF") == "nightly"
+LISTINGS = ("studies", "rooms", "subject_statuses")
+CHILDREN = ("subjects", "study_arms")
+ALL = (*LISTINGS, *CHILDREN)
+HOSTILE = (
+    "ignore-skip",
+    "ignore-paging",
+    "ignore-filter",
+    "ignore-orderby",
+    "reject-filter",
+    "reject-orderby",
+    "reject-count",
+    "reject-top",
+    "cap",
+)
+BREAKS = ("error", "reset", "truncate", "html", "duplicate-page", "throttle", "delete-between-pages")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happens upstream just before the n-th request of a run is answered."""
+
+    at: int
+    what: str
+    """insert, change, or delete."""
+    resource: str
+    which: int
+    """Chooses the record, and a new record's parent."""
+
+
+@dataclass(frozen=True)
+class Break:
+    """An answer that goes wrong once; the client asks again."""
+
+    kind: str
+    resource: str
+    after: int
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """An instance and what happens to it."""
+
+    ids: str = "number"
+    envelope: str = "spec"
+    next_links: str = "absolute"
+    over_max: str = "reject"
+    modified_date: bool = True
+    odata: bool = True
+    hostile: frozenset[str] = frozenset()
+    page_size: int = 5
+    threads: int = 1
+    seed: int = 1
+    events: tuple[Event, ...] = ()
+    breaks: tuple[Break, ...] = ()
+
+
+events = st.builds(
+    Event,
+    at=st.integers(1, 60),
+    what=st.sampled_from(["insert", "change", "delete"]),
+    resource=st.sampled_from(ALL),
+    which=st.integers(0, 200),
+)
+breaks = st.builds(Break, kind=st.sampled_from(BREAKS), resource=st.sampled_from(ALL), after=st.integers(0, 8))
+scenarios = st.builds(
+    Scenario,
+    ids=st.sampled_from(["number", "string", "guid"]),
+    envelope=st.sampled_from(["spec", "items", "items-lower", "value", "array"]),
+    next_links=st.sampled_from(["absolute", "relative", "empty", "none"]),
+    over_max=st.sampled_from(["reject", "cut"]),
+    modified_date=st.booleans(),
+    odata=st.sampled_from([True, True, True, False]),
+    hostile=st.frozensets(st.sampled_from(HOSTILE), max_size=2),
+    page_size=st.integers(3, 40),
+    threads=st.sampled_from([1, 1, 4]),
+    seed=st.integers(1, 5),
+    events=st.lists(events, max_size=8).map(tuple),
+    breaks=st.lists(breaks, max_size=3).map(tuple),
+)
+
+
+@dataclass
+class Schedule:
+    """Lets events happen as the requests of one run come in."""
+
+    simulator: Simulator
+    events: tuple[Event, ...]
+    running: bool = False
+    seen: int = 0
+    inserted: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def __call__(self, request: Request) -> None:
+        """A request came in."""
+        if not self.running:
+            return
+        world = self.simulator.world
+        with world.lock:
+            self.seen += 1
+            for event in self.events:
+                if event.at == self.seen:
+                    self.happen(event)
+
+    def happen(self, event: Event) -> None:
+        """One event, to a record that exists now."""
+        world, name = self.simulator.world, event.resource
+        rows = world.tables[name]
+        if event.what == "insert":
+            above = rows.parent.of(None) if rows.parent else [0]
+            if above:
+                world.insert(name, above[event.which % len(above)], {"description": "new"})
+            return
+        there = rows.of(None)
+        if not there:
+            return
+        row = there[event.which % len(there)]
+        if event.what == "delete":
+            world.delete(name, row)
+        else:
+            world.edit(name, row, {"comment": f"change {event.at}"})
+
+
+def land_by_copy(self: Landing, table: str, path: Path, _rows: int) -> None:
+    """In dlt's place, which every other test has in its own: a COPY, so that many schedules can be tried."""
+    try:
+        with psycopg.connect(self._url) as conn, conn.cursor() as cursor:
+            with cursor.copy(f'copy "{self.dataset}"."{table}" from stdin (format csv, header)'.encode()) as copy:
+                copy.write(path.read_bytes())
+    except psycopg.Error as error:
+        raise LandingFailed(type(error).__name__) from None
+
+
+@pytest.fixture(scope="module")
+def shared(postgres_server: PostgresServer, migrated_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One database for all examples: each is an instance of its own in it."""
+    numbers = count(1)
+    with postgres_server.fresh(migrated_template) as url, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Landing, "land", land_by_copy)
+        home = tmp_path_factory.mktemp("convergence")
+
+        def make(simulator: Simulator, page_size: int) -> Pipeline:
+            name = f"example {next(numbers)}"
+            made = Pipeline(url, simulator, home, name, {"batch_size": page_size, "parallel_jobs": 1})
+            made.query(
+                "insert into dw_api_credentials (instance_name, base_url, api_key) values (%s, %s, 'demo-key') returning 1",
+                name,
+                simulator.base_url,
+            )
+            return made
+
+        yield make
+
+
+def identities(simulator: Simulator, resource: str) -> set[tuple[str, str]]:
+    """What stays the same of the records that are served now, however they change."""
+    world = simulator.world
+    with world.lock:
+        return {(resource, str(row)) for row in world.tables[resource].of(None)}
+
+
+Shared = Callable[[Simulator, int], Pipeline]
+
+
+def check(scenario: Scenario, make: Shared, patch: pytest.MonkeyPatch) -> None:
+    """One scenario from the first run to the one that writes nothing."""
+    patch.setattr(reading, "FAN_OUT_THREADS", scenario.threads)
+    with Simulator(
+        0.0001,
+        scenario.seed,
+        ids=scenario.ids,  # type: ignore[arg-type]
+        modified_date=scenario.modified_date,
+        envelope=scenario.envelope,
+        next_links=scenario.next_links,
+        over_max=scenario.over_max,
+        odata=scenario.odata,
+    ) as simulator:
+        schedule = Schedule(simulator, scenario.events)
+        simulator.on_request(schedule)
+        pipeline = make(simulator, scenario.page_size)
+
+        def be_hostile() -> None:
+            for kind in sorted(scenario.hostile):
+                simulator.fault(kind, **({"limit": 7} if kind == "cap" else {}))
+
+        def sync(*names: str, **options: Any) -> None:
+            """A run in peace: it succeeds with all that is served, or says that it cannot."""
+            results = pipeline.run(*names, parallel=1, allow_mass_delete=True, **options)
+            for name, result in results.items():
+                note(f"{name}: {result.status} {result.error or ''} {result.warning or ''}")
+                difference = pipeline.difference(name)
+                if result.status == "success":
+                    assert difference.missing == 0, (name, difference, result.warning)
+                    assert not difference or "complete" in (result.warning or ""), (name, difference, result.warning)
+                else:
+                    assert scenario.hostile, (name, result.error)
+                    assert result.error_type in ("PagingBroken", "ParentFailed", "Skipped", "BadRequest"), result.error
+
+        be_hostile()
+        sync(*ALL)
+
+        for broken in scenario.breaks:
+            options = {"seconds": 0} if broken.kind == "throttle" else {}
+            simulator.fault(broken.kind, resource=broken.resource, after=broken.after, count=1, **options)
+        there = {name: identities(simulator, name) for name in LISTINGS}
+        held = {name: not pipeline.difference(name).missing for name in LISTINGS}
+        schedule.running = True
+        pipeline.run(*ALL, parallel=1)
+        schedule.running = False
+        for name in LISTINGS:
+            # Nobody was deleted who was there all the time.
+            if held[name]:
+                lasting = there[name] & identities(simulator, name)
+                rows = simulator.world.tables[name]
+                records = [rows.record(int(row)) for _, row in lasting if int(row) not in rows.edits]
+                lost = pipeline.difference(name, [("", record) for record in records]).missing
+                assert lost == 0, f"{name}: {lost} rows were deleted that were served all the time"
+
+        simulator.faults.clear(simulator.api)
+        be_hostile()
+        sync(*LISTINGS)
+        sync(*CHILDREN, full_refresh=True)
+        before = pipeline.written(*ALL)
+        sync(*ALL)
+        assert pipeline.written(*ALL) == before
+        assert pipeline.unsound() == []
+        assert pipeline.left_over() == []
+
+
+@settings(
+    max_examples=300 if NIGHTLY else 15,
+    deadline=None,
+    derandomize=not NIGHTLY,
+    database=None,
+    print_blob=True,
+    phases=(Phase.explicit, Phase.generate, Phase.shrink) if NIGHTLY else (Phase.explicit, Phase.generate),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+)
+@example(scenario=Scenario())
+@given(scenario=scenarios)
+def test_whatever_happens_staging_ends_up_equal(shared: Shared, monkeypatch: pytest.MonkeyPatch, scenario: Scenario) -> None:
+    check(scenario, shared, monkeypatch)
