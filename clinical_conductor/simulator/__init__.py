@@ -6,6 +6,7 @@ templates.py   shapes → functions that write records fast           relations.
 world.py       what exists now; time, edits, deletions
 odata.py       $filter, $orderby, $skip, $top, $count
 api.py         request → answer: key, paths, envelopes              faults.py  everything that goes wrong in life
+document.py    what the instance says of itself, as an OpenAPI document
 server.py      HTTP                                                 simulator.py, process.py  the handles
 """
 

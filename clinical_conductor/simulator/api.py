@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 from urllib.parse import quote, unquote
 
 from clinical_conductor.endpoints import join_key, split_key
+from clinical_conductor.simulator.document import DOCUMENT_PATH, write_document
 from clinical_conductor.simulator.odata import BadQuery, Query, Selector, known_properties, parse_query, split_query
 from clinical_conductor.simulator.routes import RECORD_PARENTS, ROUTES, Route
 from clinical_conductor.simulator.shapes import TABLES
@@ -39,6 +41,8 @@ class Behaviour:
     """Requests a second above which it answers 429; 0 for none."""
     odata: bool = True
     """False: the whole instance ignores every query option and serves everything at once."""
+    document: bool = True
+    """Whether the instance shows its OpenAPI document, to anybody."""
 
 
 @dataclass
@@ -93,11 +97,18 @@ class Api:
             name: known_properties(rows.table, world.shape(name), rows.ids) for name, rows in world.tables.items()
         }
 
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The instance's OpenAPI document; a change made to it is what the instance says from then on."""
+        return write_document(self.world, (r for routes in self._routes.values() for r in routes), BASE_PATH)
+
     # -- a request, in steps between which faults may meddle
 
     def open(self, request: Request) -> Answer | None:
         """Find the path and check the key. An answer if that ends it, None to go on."""
         path = request.path.removeprefix(BASE_PATH)
+        if request.path == BASE_PATH + DOCUMENT_PATH and self.behaviour.document:
+            return Answer(200, [json.dumps(self.document).encode()])
         found: Route | None = None
         values: tuple[str, ...] = ()
         if path != request.path:
