@@ -106,6 +106,14 @@ comment on column dw_transformation_rejected_rows.transformation_run_id is 'Run 
 comment on column dw_transformation_rejected_rows.first_seen_at is 'When it was rejected first.';
 comment on column dw_transformation_rejected_rows.last_seen_at is 'When it was rejected last.';
 
+create table dw_suspended_indexes (
+    target_table text not null,
+    definition text not null
+);
+comment on table dw_suspended_indexes is 'Indexes of a target that is being filled for the first time; always empty for everyone but the transaction that fills it.';
+comment on column dw_suspended_indexes.target_table is 'Table they belong to.';
+comment on column dw_suspended_indexes.definition is 'How to build them again.';
+
 -- Deletions become part of the change feed.
 alter table dw_etl_deleted_records add column if not exists changed_xid xid8 not null default pg_current_xact_id();
 create index if not exists dw_etl_deleted_records_changed on dw_etl_deleted_records (target_table, changed_xid);

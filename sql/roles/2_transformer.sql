@@ -28,4 +28,4 @@ begin
 end $$;
 revoke insert, update, delete on dw_transformations from trialsync_transformer;
 grant select on dw_schema_migrations to trialsync_transformer;
-grant execute on function dw_maintain(text) to trialsync_transformer;
+grant execute on function dw_maintain(text), dw_suspend_indexes(text), dw_resume_indexes(text) to trialsync_transformer;

@@ -53,8 +53,10 @@ begin
         target, key_list, name_list, (select string_agg(format('b.%I', k), ', ') from unnest(keys) as k), new_row, run_id);
     execute format('select not exists (select from %s where %I > 0)', target, surrogate) into is_empty;
     if is_empty then
+        perform dw_suspend_indexes(t.target_table);
         execute format('%s from (%s) as b', insertion, dw_resolved_batch(target));
         get diagnostics inserted = row_count;
+        perform dw_resume_indexes(t.target_table);
         return;
     end if;
 

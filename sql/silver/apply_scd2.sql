@@ -24,9 +24,11 @@ declare
 begin
     execute format('select not exists (select from %s where %I > 0)', target, surrogate) into is_empty;
     if is_empty then
+        perform dw_suspend_indexes(t.target_table);
         execute format('insert into %s (%s, %s, valid_from, transformation_run_id) select %s, %s, ''-infinity'', %L from pg_temp.dw_batch as b',
             target, key_list, name_list, key_list, new_row, run_id);
         get diagnostics inserted = row_count;
+        perform dw_resume_indexes(t.target_table);
         expired := 0;
         return;
     end if;

@@ -1,0 +1,189 @@
+"""How fast the warehouse is: `python -m benchmarks.warehouse --rows 1000000`.
+
+Makes up staged records in PostgreSQL itself, and then measures, in seconds:
+
+- first build: everything, into an empty warehouse
+- plain: CREATE TABLE AS SELECT of the same typed projections, which is PostgreSQL's own work and the limit
+- no change: everything again, with nothing to do
+- full refresh: everything compared
+- 1 % changed: everything again, after a hundredth of the records changed
+
+The first build and the full refresh may take 2.5 × plain, a run without a change 5 % of the first build: the exit code
+says whether they do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from psycopg import sql
+
+from clinical_conductor.database import Connection, connect, migrate
+from clinical_conductor.embedded import EmbeddedServer
+from clinical_conductor.warehouse import transform
+
+SERVER = {"shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "30min"}
+FILLER = "'comment', repeat('Lorem ipsum dolor sit amet. ', 12), 'uid', gen_random_uuid(), 'tag1', 'a', 'tag2', 'b', 'importId', g"
+PREVIEW = "jsonb_build_object('id', {0}, 'Id', {0}, 'uid', gen_random_uuid(), 'name', 'Name ' || {0}, 'Name', 'Name ' || {0})"
+STUDY, SITE = PREVIEW.format("g % 1000"), PREVIEW.format("g % 40")
+
+# Table: share of all rows, parent, key, record.
+TABLES: dict[str, tuple[float, str, str, str]] = {
+    "dim_studies_staging": (
+        0.001, "''", "g - 1",
+        f"'name', 'Study ' || g, 'status', 'Enrolling', 'phase', 'III', 'title', repeat('Title ', 20), 'sponsor', {SITE},"
+        f" 'managingSite', {SITE}, 'createdOn', now() - g * interval '1 hour', 'targetEnrollment', 100,"
+        " 'studyTypes', '[\"a\", \"b\"]'::jsonb",
+    ),
+    "dim_sites_staging": (0.0001, "''", "g", "'name', 'Site ' || g, 'active', true, 'country', 'DE'"),
+    "dim_patients_staging": (
+        0.15, "''", "g",
+        "'firstName', 'First' || g, 'lastName', 'Last' || g, 'displayName', 'Last, First', 'status', 'Active',"
+        " 'dateOfBirth', '1980-01-02T00:00:00', 'genderCode', 'F', 'race', 'Unknown', 'ethnicity', 'Unknown', 'city', 'Ulm',"
+        f" 'address1', 'Street ' || g, 'zip', '89073', 'state', 'BW', 'country', 'DE', 'doNotMail', false, 'primarySite', {SITE},"
+        " 'primaryEmail', jsonb_build_object('email', 'x@example.com', 'doNotEmail', false),"
+        " 'phone1', jsonb_build_object('number', '1', 'rawNumber', '1'), 'mrn', 'M' || g",
+    ),
+    "dim_subjects_staging": (
+        0.05, "(g % 1000)::text", "g",
+        f"'study', {STUDY}, 'site', {SITE}, 'patient', {PREVIEW.format('g')}, 'status', 'Randomized', 'arm', {PREVIEW.format('g % 2')},"
+        " 'enrollmentDate', '2025-01-01'::timestamp + g % 500 * interval '1 day', 'screeningNumber', 'S' || g,"
+        " 'randomizationNumber', 'R' || g, 'genderCode', 'F', 'treatmentStart', '2025-02-01'",
+    ),
+    "dim_subject_statuses_staging": (
+        0.12, "''", "'h' || g",
+        f"'study', {STUDY}, 'site', {SITE}, 'subject', {PREVIEW.format('g % 50000')}, 'isCurrentStatus', g % 2 = 0,"
+        " 'status', (array['Prescreened', 'Screened', 'Randomized', 'Completed', 'ScreenFailed'])[g % 5 + 1],"
+        " 'eventDate', '2025-01-01'::timestamp + g % 600 * interval '1 day'",
+    ),
+    "dim_visits_staging": (
+        0.02, "(g % 1000)::text", "g",
+        f"'study', {STUDY}, 'name', 'Visit ' || g, 'type', 'Normal', 'budget', 100.5, 'cost', 50, 'isActive', true, 'arms', '[]'::jsonb",
+    ),
+    "dim_elements_staging": (0.015, "''", "g", f"'study', {STUDY}, 'name', 'Element ' || g, 'type', 'Lab', 'budget', 10, 'cost', 5"),
+    "dim_patient_visits_staging": (
+        0.32, "(g % 1000) || '/' || (g % 50000)", "g",
+        f"'study', {STUDY}, 'subject', {PREVIEW.format('g % 50000')}, 'visitId', g % 20000, 'visitName', 'Visit', 'sequence', g % 20,"
+        " 'mandatory', true, 'status', 'Completed', 'targetDueDate', '2025-03-01T00:00:00', 'minDueDate', '2025-02-27T00:00:00',"
+        " 'maxDueDate', '2025-03-03T00:00:00', 'appointments', jsonb_build_array(jsonb_build_object('id', g, 'status', 'Completed',"
+        " 'scheduledStart', '2025-03-01T09:00:00', 'scheduledEnd', '2025-03-01T10:00:00'))",
+    ),
+    "dim_patient_visit_elements_staging": (
+        0.3, "(g % 320000 + 1)::text", "g",
+        "'elementId', g % 15000, 'name', 'Blood', 'sequence', g % 9, 'required', true, 'completedOn', '2025-03-01T09:30:00',"
+        " 'repeatable', false, 'isRepeatedElement', false, 'durationMinutes', 10",
+    ),
+    "dim_patient_campaign_touches_staging": (
+        0.025, "(g % 150000)::text", "g",
+        f"'date', '2025-01-05T00:00:00', 'study', {STUDY}, 'campaignMedia', 'Radio', 'campaignElement', {PREVIEW.format('g % 50')}",
+    ),
+}  # fmt: skip
+
+
+def fill(conn: Connection, rows: int) -> int:
+    """Make up staged records; how many."""
+    total = 0
+    for table, (share, parent, key, record) in TABLES.items():
+        many = max(1, round(rows * share))
+        statement = (
+            f"insert into {table} (source_instance_id, parent_source_id, source_id, data)"
+            f" select 1, {parent}, ({key})::text, jsonb_build_object('id', g, {FILLER}, {record}) from generate_series(1, {many}) as g"
+        )
+        conn.execute(statement.encode())
+        conn.execute(sql.SQL("vacuum analyze {}").format(sql.Identifier(table)))
+        total += many
+    return total
+
+
+def plain(conn: Connection) -> float:
+    """Seconds that CREATE TABLE AS SELECT of every projection takes."""
+    seconds = 0.0
+    targets = conn.execute("select target_table from dw_transformations where kind in ('scd2', 'type1', 'fact') order by position").fetchall()
+    for (target,) in targets:
+        row = conn.execute(
+            "select dw_projection(%(t)s), array_to_string(dw_key_columns(%(t)s), ', '),"
+            " (select string_agg(expression, ', ') from dw_typed_columns(%(t)s))",
+            {"t": target},
+        ).fetchone()
+        assert row is not None  # noqa: S101 (a select of values has a row)
+        view, keys, columns = row
+        began = time.monotonic()
+        conn.execute(f"create table bench_{target} as select {keys}, {columns} from {view} as v".encode())
+        seconds += time.monotonic() - began
+        conn.execute(f"drop table bench_{target}".encode())
+    return seconds
+
+
+def timed(url: str, steps: dict[str, float] | None = None, *, full_refresh: bool = False) -> float:
+    """Seconds that a transformation of everything takes."""
+    began = time.monotonic()
+    results = transform(url, full_refresh=full_refresh)
+    seconds = time.monotonic() - began
+    broken = [f"{result.procedure}: {result.error}" for result in results if result.status != "success"]
+    if broken:
+        sys.exit("\n".join(broken))
+    if steps is not None:
+        steps.update({result.procedure: result.seconds for result in results})
+    return seconds
+
+
+def measure(url: str, rows: int) -> dict[str, object]:
+    """Fill an empty database and measure everything once."""
+    steps: dict[str, float] = {}
+    with connect(url, autocommit=True) as conn:
+        migrate(conn)
+        staged = fill(conn, rows)
+        conn.execute("checkpoint")
+        first = timed(url, steps)
+        limit = plain(conn)
+        unchanged = timed(url)
+        full = timed(url, full_refresh=True)
+        for table in TABLES:
+            statement = "update {} set data = data || '{{\"status\": \"Changed\", \"sequence\": 99}}', changed_xid = pg_current_xact_id(), updated_at = now() where id % 100 = 0"
+            conn.execute(sql.SQL(statement).format(sql.Identifier(table)))
+        changed = timed(url)
+    return {
+        "staged rows": staged,
+        "first build": round(first, 2),
+        "plain": round(limit, 2),
+        "no change": round(unchanged, 2),
+        "full refresh": round(full, 2),
+        "1 % changed": round(changed, 2),
+        "first build / plain": round(first / limit, 2),
+        "full refresh / plain": round(full / limit, 2),
+        "no change / first build": round(unchanged / first, 4),
+        "slowest": dict(sorted(((k, round(v, 2)) for k, v in steps.items()), key=lambda pair: -pair[1])[:8]),
+    }
+
+
+def main() -> int:
+    """Measure in a server of its own, or in the empty database of --url."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--url", help="an empty database; otherwise a server is started and removed again")
+    parser.add_argument("--postgres", default="18", help="version of that server")
+    given = parser.parse_args()
+    if given.url:
+        found = measure(given.url, given.rows)
+    else:
+        home = Path(tempfile.mkdtemp(prefix="trialsync-bench-"))
+        home.chmod(0o711)
+        server = EmbeddedServer(home / "postgres", given.postgres, SERVER)
+        try:
+            found = measure(server.start(), given.rows)
+        finally:
+            server.stop()
+            shutil.rmtree(home)
+    print(json.dumps(found, indent=2))  # noqa: T201
+    good = found["first build / plain"] <= 2.5 and found["full refresh / plain"] <= 2.5 and found["no change / first build"] <= 0.05  # type: ignore[operator]
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
