@@ -122,7 +122,7 @@ class Endpoint:
 
 
 def snake_case(name: str) -> str:
-    """"Study Protocol Versions" and "StudyDocuments" in snake_case.
+    """A job's name in snake_case.
 
     >>> snake_case("Study Protocol Versions"), snake_case("StudyDocuments")
     ('study_protocol_versions', 'study_documents')
@@ -422,11 +422,13 @@ _ROWS: tuple[Endpoint, ...] = (
         "subjects",
         key=BY_CONTENT,
     ),
+    Endpoint(128, "System Document Types", f"{_SYSTEM}/document-types", "dim_system_document_types_staging", "system"),
     Endpoint(
-        128, "System Document Types", f"{_SYSTEM}/document-types", "dim_system_document_types_staging", "system"
-    ),
-    Endpoint(
-        129, "System Action Categories", f"{_SYSTEM}/action-categories", "dim_system_action_categories_staging", "system"
+        129,
+        "System Action Categories",
+        f"{_SYSTEM}/action-categories",
+        "dim_system_action_categories_staging",
+        "system",
     ),
     Endpoint(
         130, "System Study Categories", f"{_SYSTEM}/study-categories", "dim_system_study_categories_staging", "system"
@@ -537,10 +539,20 @@ _ROWS: tuple[Endpoint, ...] = (
         147, "Patient Devices", f"{_PATIENT}/devices", "dim_patient_devices_staging", "patients", parent="patients"
     ),
     Endpoint(
-        148, "Patient Allergies", f"{_PATIENT}/allergies", "dim_patient_allergies_staging", "patients", parent="patients"
+        148,
+        "Patient Allergies",
+        f"{_PATIENT}/allergies",
+        "dim_patient_allergies_staging",
+        "patients",
+        parent="patients",
     ),
     Endpoint(
-        149, "Patient Providers", f"{_PATIENT}/providers", "dim_patient_providers_staging", "patients", parent="patients"
+        149,
+        "Patient Providers",
+        f"{_PATIENT}/providers",
+        "dim_patient_providers_staging",
+        "patients",
+        parent="patients",
     ),
     Endpoint(
         150,
@@ -645,7 +657,12 @@ _ROWS: tuple[Endpoint, ...] = (
     ),
     Endpoint(164, "Studies List", f"{_V1}/studies", "dim_studies_staging", "studies", owner=False),
     Endpoint(
-        165, "Study Detail", f"{_V1}/studies/{{studyId}}", "dim_study_detail_staging", "studies", parent="studies",
+        165,
+        "Study Detail",
+        f"{_V1}/studies/{{studyId}}",
+        "dim_study_detail_staging",
+        "studies",
+        parent="studies",
         single=True,
     ),
     # Named like job 24 in the inventory, but with a table of its own.
@@ -678,7 +695,9 @@ _ROWS: tuple[Endpoint, ...] = (
         "finance",
         cursor=_MODIFIED,
     ),
-    Endpoint(172, "Site Payments", f"{_V1}/site-payments/odata", "dim_site_payments_staging", "finance", cursor=_MODIFIED),
+    Endpoint(
+        172, "Site Payments", f"{_V1}/site-payments/odata", "dim_site_payments_staging", "finance", cursor=_MODIFIED
+    ),
     Endpoint(173, "Study Types", f"{_V1}/study-types", "dim_study_types_staging", "studies"),
     # The inventory says .../visit-arms/odata, which does not exist: arms belong to a study's visit.
     Endpoint(

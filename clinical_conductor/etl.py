@@ -21,7 +21,8 @@ from clinical_conductor.database import connect, database_url, migrate, pending,
 from clinical_conductor.endpoints import CATEGORIES, ENDPOINTS, Endpoint, find_endpoint
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.instances import ensure_instance
-from clinical_conductor.orchestrator import JobResult, RunOptions, run_jobs
+from clinical_conductor.job import JobResult, RunOptions
+from clinical_conductor.orchestrator import run_jobs
 from clinical_conductor.records import content_hash
 from clinical_conductor.settings import Settings, load_settings
 from clinical_conductor.staging import Batch, Stage, one_landing
@@ -162,7 +163,9 @@ class DataLoader:
                 runs.lock_table(conn, instance.id, table_name)
             return self._stage(conn, endpoint, instance.id, run_id, records, _key_of(endpoint))
 
-    def upsert_records(self, table_name: str, records: Iterable[Mapping[str, Any]], key_field: str = "id") -> runs.Counts:
+    def upsert_records(
+        self, table_name: str, records: Iterable[Mapping[str, Any]], key_field: str = "id"
+    ) -> runs.Counts:
         """Merges records into a staging table under a run of its own, keyed by one field.
 
         Raises:
@@ -170,9 +173,7 @@ class DataLoader:
         """
         return self._in_own_run(table_name, records, key_field, replace=False)
 
-    def bulk_insert(
-        self, table_name: str, records: Iterable[Mapping[str, Any]], batch_size: int = 1000
-    ) -> runs.Counts:
+    def bulk_insert(self, table_name: str, records: Iterable[Mapping[str, Any]], batch_size: int = 1000) -> runs.Counts:
         """Merges many records, `batch_size` at a time, keyed as the catalog says. A key that is there is updated."""
         return self._in_own_run(table_name, records, None, replace=False, batch_size=batch_size)
 

@@ -1,4 +1,4 @@
-"""One job, from its lock to its closed run: a listing, a fan-out over parents, or the bulk listing that replaces one."""
+"""One job, from its lock to its closed run: a listing, a fan-out, or the bulk listing that replaces one."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ from clinical_conductor.errors import (
 )
 from clinical_conductor.logs import get_logger, log_context
 from clinical_conductor.paging import Capabilities, Listing
+from clinical_conductor.planning import plan_job
 from clinical_conductor.reading import FanOut, read_ahead
 from clinical_conductor.runs import Counts, Traffic
 from clinical_conductor.staging import Batch, Landing, Stage
 
-STALE_AFTER = timedelta(days=30)
-"""A parent that was not asked for so long is owed again: a child may change without its parent."""
 WATERMARK_LAG = timedelta(minutes=5)
 """Taken off every watermark: rows that upstream commits late carry an earlier modification time."""
 CURSOR_PAGES = 5
@@ -83,6 +82,8 @@ class JobResult:
     warning: str | None = None
     error_type: str | None = None
     error_category: str | None = None
+    planned_requests: int | None = None
+    """What was expected at the start, from the ledger; None for a first run."""
 
 
 class Budget:
@@ -139,12 +140,11 @@ class JobContext:
 class Job:
     """One execution of one endpoint's job."""
 
-    def __init__(self, context: JobContext, endpoint: Endpoint, *, planned_requests: int | None = None) -> None:
+    def __init__(self, context: JobContext, endpoint: Endpoint) -> None:
         """`endpoint` is the catalog's row, with the path that dw_etl_jobs may have given it."""
         self.context = context
         self.endpoint = endpoint
         self.client = context.client.scoped()
-        self.planned_requests = planned_requests
         self.run_id: int | None = None
         self.result = JobResult(endpoint.job_id, endpoint.resource)
         self._details: dict[str, int | None] = {}
@@ -189,7 +189,9 @@ class Job:
                 self._attempt()
                 return
             except RetriableError as error:
-                most = self.context.max_retries if isinstance(error, DatabaseTrouble) else min(1, self.context.max_retries)
+                most = (
+                    self.context.max_retries if isinstance(error, DatabaseTrouble) else min(1, self.context.max_retries)
+                )
                 if attempt >= most or self._out_of_time() or self.context.budget.spent():
                     raise
                 wait = min(60.0, self.context.retry_delay * 2**attempt)
@@ -205,6 +207,15 @@ class Job:
             with translated():
                 runs.lock_table(conn, context.instance_id, endpoint.table, own_run=self.run_id)
                 if self.run_id is None:
+                    planned = plan_job(
+                        conn,
+                        endpoint,
+                        context.instance_id,
+                        page_size=context.page_size,
+                        rate=0.0,
+                        full_refresh=context.options.full_refresh,
+                    ).requests
+                    self.result.planned_requests = planned
                     self.run_id = runs.open_run(
                         conn,
                         endpoint.job_id,
@@ -212,7 +223,7 @@ class Job:
                         batch_id=context.batch_id,
                         full_refresh=context.options.full_refresh,
                         retry_of=context.options.retry_of,
-                        planned_requests=self.planned_requests,
+                        planned_requests=planned,
                     )
                 details = runs.read_capabilities(conn, endpoint.job_id, context.instance_id)
             capabilities = Capabilities.from_json(details or {})
@@ -251,14 +262,12 @@ class Job:
                 self.endpoint,
                 parent_table,
                 self.context.instance_id,
-                stale_after=STALE_AFTER,
                 refresh=self.context.options.full_refresh,
             )
         self._details["parents_total"] = total
-        if total and self.endpoint.bulk is not None and capabilities.bulk is not False:
-            if self._sync_bulk(stage, capabilities, parent_table):
-                return
-        self._sync_children(stage, capabilities, parent_table, owed)
+        bulk = bool(total) and self.endpoint.bulk is not None and capabilities.bulk is not False
+        if not (bulk and self._sync_bulk(stage, capabilities, parent_table)):
+            self._sync_children(stage, capabilities, parent_table, owed)
 
     # -- listings ------------------------------------------------------------------------------------------------
 
@@ -429,9 +438,7 @@ class Job:
             owed,
             capabilities,
             page_size=self.context.page_size,
-            may_ask=lambda: (
-                not self.context.stop.is_set() and not self._out_of_time() and self.context.budget.claim()
-            ),
+            may_ask=lambda: not self.context.stop.is_set() and not self._out_of_time() and self.context.budget.claim(),
             answered=self.context.budget.release,
             proven=capabilities.path is not None,
         )
@@ -472,8 +479,9 @@ class Job:
             kinds.setdefault((outcome.reason or "").split(":")[0], []).append(outcome.key)
         told = "; ".join(f"{len(keys)} × {kind} (first: {keys[0]})" for kind, keys in kinds.items())
         return ParentFailed(
-            f"{self.endpoint.resource}: {len(fan_out.failures)} of {asked} parents failed: {told}. Everything else is "
-            f"staged. `trialsync-etl retry --run-id {self.run_id}` asks for what is owed; dw_etl_parents has the reasons."
+            f"{self.endpoint.resource}: {len(fan_out.failures)} of {asked} parents failed: {told}. "
+            f"Everything else is staged. `trialsync-etl retry --run-id {self.run_id}` asks for what is owed; "
+            "dw_etl_parents has the reasons."
         )
 
     # -- shared --------------------------------------------------------------------------------------------------
@@ -487,7 +495,7 @@ class Job:
             self._reading += time.monotonic() - started
             if batch is _END:
                 return
-            yield batch  # type: ignore[misc]
+            yield batch
 
     def _take_all(self, stage: Stage, batches: Iterator[Batch | None]) -> None:
         """Stages what arrives until it ends."""
@@ -629,8 +637,8 @@ def describe(error: BaseException, endpoint: Endpoint) -> str:
         trace = trace.tb_next
     place = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}"
     return (
-        f"{endpoint.resource}: unexpected {type(error).__name__}{place}. Its text is withheld, since it may quote data; "
-        "run with LOG_LEVEL=DEBUG on a machine that may see it."
+        f"{endpoint.resource}: unexpected {type(error).__name__}{place}. Its text is withheld, since it may "
+        "quote data; run with LOG_LEVEL=DEBUG on a machine that may see it."
     )
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from math import ceil
 from typing import Any
 from uuid import uuid4
 
@@ -22,29 +20,15 @@ from clinical_conductor.database import connect, database_url, migrate, pending,
 from clinical_conductor.endpoints import ENDPOINTS, Endpoint, dependency_order
 from clinical_conductor.errors import ConfigurationError, TrialSyncError
 from clinical_conductor.instances import Instance, ensure_instance, resolve_key
-from clinical_conductor.job import STALE_AFTER, Budget, Job, JobContext, JobResult, RunOptions, with_override
+from clinical_conductor.job import Budget, Job, JobContext, JobResult, RunOptions, with_override
 from clinical_conductor.jobs_config import JobConfig, load_jobs_config
 from clinical_conductor.logs import get_logger, log_context
+from clinical_conductor.planning import JobPlan, blank_plan, plan_job
 from clinical_conductor.settings import Settings
 from clinical_conductor.staging import one_landing
 
 log = get_logger(__name__)
 OnProgress = Callable[[str, Mapping[str, Any]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class JobPlan:
-    """What one job would do. Counts are estimates from the ledger; None where nothing is known yet."""
-
-    job_id: int
-    resource: str
-    path: str
-    requests: int | None
-    minutes: float | None
-    rows: int | None
-    parents: int | None
-    parents_owed: int | None
-    note: str | None
 
 
 def run_jobs(
@@ -82,7 +66,6 @@ def run_jobs(
                 log.warning("dead_run_closed", run_id=run_id)
             overrides = _overrides(conn)
             needed = _with_missing_parents(conn, instance.id, endpoints)
-            planned = {row.resource: _plan(conn, row, instance.id, settings, options).requests for row in needed}
     config = load_jobs_config(settings.jobs_file)
     client = _client(settings, instance, stop)
     batch_id = uuid4()
@@ -109,7 +92,7 @@ def run_jobs(
         )
         for row in needed:
             path, _ = overrides.get(row.job_id, (None, None))
-            jobs[row.resource] = Job(context, with_override(row, path), planned_requests=planned[row.resource])
+            jobs[row.resource] = Job(context, with_override(row, path))
         results = _Schedule(context, jobs, config, options.parallel or settings.parallel_jobs).run()
     return [results[row.resource] for row in endpoints]
 
@@ -322,10 +305,10 @@ def plan_jobs(settings: Settings, endpoints: Sequence[Endpoint], options: RunOpt
 
         url = embedded(settings).running_url()
     if url is None:
-        return [_blank_plan(row) for row in endpoints]
+        return [blank_plan(row) for row in endpoints]
     with connect(url, autocommit=True) as conn, translated():
         if conn.execute("select to_regclass('dw_etl_parents')").fetchone() == (None,):
-            return [_blank_plan(row) for row in endpoints]
+            return [blank_plan(row) for row in endpoints]
         row = conn.execute(
             """
             select id from dw_api_credentials
@@ -335,63 +318,16 @@ def plan_jobs(settings: Settings, endpoints: Sequence[Endpoint], options: RunOpt
             (options.instance,) * 3,
         ).fetchone()
         if row is None:
-            return [_blank_plan(endpoint) for endpoint in endpoints]
-        return [_plan(conn, endpoint, row[0], settings, options) for endpoint in endpoints]
-
-
-def _blank_plan(endpoint: Endpoint) -> JobPlan:
-    note = "first run" if endpoint.parent is None else f"first run: one request or more per row of {endpoint.parent}"
-    return JobPlan(endpoint.job_id, endpoint.resource, endpoint.path, None, None, None, None, None, note)
-
-
-def _plan(
-    conn: Connection[Any], endpoint: Endpoint, instance_id: int, settings: Settings, options: RunOptions
-) -> JobPlan:
-    """One job's plan, from what its last successful run needed."""
-    last = conn.execute(
-        """
-        select requests, records_read, parents_fetched from dw_etl_runs
-        where job_id = %s and source_instance_id = %s and run_status = 'success' and requests > 0
-        order by id desc limit 1
-        """,
-        (endpoint.job_id, instance_id),
-    ).fetchone()
-    capabilities = runs.read_capabilities(conn, endpoint.job_id, instance_id) or {}
-    note = None
-    parents: int | None = None
-    owed_count: int | None = None
-    requests: int | None = None if last is None else int(last[0])
-    rows: int | None = None if last is None else int(last[1])
-    if endpoint.parent is not None and not (endpoint.bulk is not None and capabilities.get("bulk")):
-        parents, owed = runs.owed_parents(
-            conn,
-            endpoint,
-            ENDPOINTS[endpoint.parent].table,
-            instance_id,
-            stale_after=STALE_AFTER,
-            refresh=options.full_refresh,
-        )
-        owed_count = len(owed)
-        average = 1.0
-        if last is not None and last[2]:
-            average = max(1.0, last[0] / last[2])
-            rows = round(last[1] / last[2] * owed_count)
-        requests = ceil(owed_count * average)
-        if options.max_requests is not None and requests > options.max_requests:
-            note = f"--max-requests reaches {options.max_requests} of {requests}"
-    if last is None and endpoint.parent is None:
-        note = "first run"
-    rate = settings.api_rate_limit
-    minutes = None if requests is None or not rate else round(requests / rate / 60, 2)
-    return JobPlan(
-        endpoint.job_id,
-        endpoint.resource,
-        capabilities.get("path") or endpoint.path,
-        requests,
-        minutes,
-        rows,
-        parents,
-        owed_count,
-        note,
-    )
-
+            return [blank_plan(endpoint) for endpoint in endpoints]
+        return [
+            plan_job(
+                conn,
+                endpoint,
+                row[0],
+                page_size=settings.batch_size,
+                rate=settings.api_rate_limit,
+                full_refresh=options.full_refresh,
+                beforehand=True,
+            )
+            for endpoint in endpoints
+        ]

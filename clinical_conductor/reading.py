@@ -305,9 +305,8 @@ class FanOut:
                     )
                 return []
             self._row = 0
-        elif error is not None and self._row >= FAILURES_IN_A_ROW:
-            raise error
-        elif isinstance(error, RetriableError) and not self.fetched and self._row >= FAILURES_IN_A_ROW // 2:
+        elif (error is not None and self._row >= FAILURES_IN_A_ROW) or (
+            isinstance(error, RetriableError) and not self.fetched and self._row >= FAILURES_IN_A_ROW // 2
+        ):
             raise error
         return [one]
-

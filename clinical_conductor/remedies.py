@@ -66,7 +66,9 @@ REMEDIES: dict[str, Remedy] = {
     "DatabaseRefused": Remedy(
         "PostgreSQL refused: a permission, a constraint or a full disk. Mend that, then run it again.", _RETRY
     ),
-    "Interrupted": Remedy("Somebody ended the run, or its time was up. What was committed stays; go on with it.", _RETRY),
+    "Interrupted": Remedy(
+        "Somebody ended the run, or its time was up. What was committed stays; go on with it.", _RETRY
+    ),
     "MigrationError": Remedy("The schema could not be brought up to date.", "trialsync-etl db migrate"),
     # Not classes of errors.py: what the ledger itself shows.
     "Killed": Remedy("The process ended in the middle. What was committed stays; run it again.", _RETRY),

@@ -22,9 +22,11 @@ from psycopg.types.json import Jsonb
 from clinical_conductor.endpoints import Endpoint
 from clinical_conductor.errors import JobLocked, RunFenced, TrialSyncError
 
-
 LOCK_SECONDS = 1.0
 """How long a lock is asked for: a killed process's session, and a start that looks for dead runs, hold it so long."""
+
+STALE_AFTER = timedelta(days=30)
+"""A parent that was not asked for so long is owed again: a child may change without its parent."""
 
 
 @dataclass(slots=True)
@@ -400,9 +402,12 @@ def record_parents(
     conn.execute(
         """
         insert into dw_etl_parents as p (
-            job_id, source_instance_id, parent_key, parent_hash, status, records, reason, failures, etl_run_id, fetched_at
+            job_id, source_instance_id, parent_key, parent_hash, status, records, reason, failures, etl_run_id,
+            fetched_at
         )
-        select %s, %s, o.parent_key, o.parent_hash, o.status, o.records, o.reason, (o.status <> 'fetched')::integer, %s, now()
+        select
+            %s, %s, o.parent_key, o.parent_hash, o.status, o.records, o.reason, (o.status <> 'fetched')::integer, %s,
+            now()
         from unnest(%s::text[], %s::bytea[], %s::text[], %s::integer[], %s::text[])
             as o (parent_key, parent_hash, status, records, reason)
         on conflict (source_instance_id, job_id, parent_key) do update set
@@ -443,7 +448,7 @@ def owed_parents(
     parent_table: str,
     instance_id: int,
     *,
-    stale_after: timedelta,
+    stale_after: timedelta = STALE_AFTER,
     refresh: bool = False,
 ) -> tuple[int, list[OwedParent]]:
     """The parents whose children are to be asked for, most urgent first, and how many parents there are in all.
@@ -491,9 +496,7 @@ def owed_parents(
     return total, owed
 
 
-def record_all_parents(
-    conn: Connection[Any], run_id: int, endpoint: Endpoint, instance_id: int
-) -> None:
+def record_all_parents(conn: Connection[Any], run_id: int, endpoint: Endpoint, instance_id: int) -> None:
     """A complete bulk listing answered for every parent: notes all of them, as they were when the listing began.
 
     `pg_temp.dw_parents_before` holds (parent_key, parent_hash), filled by `remember_parents`.
@@ -537,8 +540,14 @@ def forget_orphan_parents(conn: Connection[Any], endpoint: Endpoint, parent_tabl
 
 
 def move_watermark(
-    conn: Connection[Any], run_id: int, job_id: int, instance_id: int, cursor_field: str, watermark: datetime,
-    *, full: bool,
+    conn: Connection[Any],
+    run_id: int,
+    job_id: int,
+    instance_id: int,
+    cursor_field: str,
+    watermark: datetime,
+    *,
+    full: bool,
 ) -> None:
     """Moves a watermark forward, never back (but for another cursor field), in the transaction of the last rows.
 
@@ -607,11 +616,13 @@ def quarantine(
     conn.execute(
         """
         insert into dw_etl_rejected_records as q (
-            source_instance_id, etl_job_id, etl_run_id, target_table, parent_source_id, source_id, reason, raw, content_hash
+            source_instance_id, etl_job_id, etl_run_id, target_table, parent_source_id, source_id, reason, raw,
+            content_hash
         )
         select %s, %s, %s, %s, r.* from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::bytea[]) as r
         on conflict (source_instance_id, target_table, parent_source_id, content_hash) do update set
-            etl_run_id = excluded.etl_run_id, reason = excluded.reason, last_seen_at = now(), times_seen = q.times_seen + 1
+            etl_run_id = excluded.etl_run_id, reason = excluded.reason, last_seen_at = now(),
+            times_seen = q.times_seen + 1
         """,
         (instance_id, job_id, run_id, table, *(list(column) for column in zip(*rows, strict=True))),
     )

@@ -37,17 +37,29 @@ def _setting(env: str, help: str, default: Any, *, secret: bool = False) -> Any:
 class Settings:
     """Everything a run needs to know. Build one with `load_settings()`."""
 
-    api_base_url: str = _setting("CC_API_BASE_URL", "Base URL of the instance, such as https://ccs.example.com/CCSWEB", "")
+    api_base_url: str = _setting(
+        "CC_API_BASE_URL", "Base URL of the instance, such as https://ccs.example.com/CCSWEB", ""
+    )
     api_key: str = _setting("CC_API_KEY", "The instance's API key", "", secret=True)
-    api_key_header: str = _setting("CC_API_KEY_HEADER", "Header the key travels in (some instances want CCAPIKey)", "X-ApiKey")
-    api_rate_limit: float = _setting("CC_API_RATE_LIMIT", "Requests per second over all threads and retries; 0 = no limit", 10.0)
+    api_key_header: str = _setting(
+        "CC_API_KEY_HEADER", "Header the key travels in (some instances want CCAPIKey)", "X-ApiKey"
+    )
+    api_rate_limit: float = _setting(
+        "CC_API_RATE_LIMIT", "Requests per second over all threads and retries; 0 = no limit", 10.0
+    )
     batch_size: int = _setting("ETL_BATCH_SIZE", "Records per request ($top), at most 1000", 1000)
-    max_retries: int = _setting("ETL_MAX_RETRIES", "Retries of one request, or of one job, after a transient failure", 3)
-    retry_delay_seconds: float = _setting("ETL_RETRY_DELAY_SECONDS", "First wait before a retry; doubles with each one", 5.0)
+    max_retries: int = _setting(
+        "ETL_MAX_RETRIES", "Retries of one request, or of one job, after a transient failure", 3
+    )
+    retry_delay_seconds: float = _setting(
+        "ETL_RETRY_DELAY_SECONDS", "First wait before a retry; doubles with each one", 5.0
+    )
     parallel_jobs: int = _setting("ETL_PARALLEL_JOBS", "Jobs at once", 5)
     timeout_seconds: float = _setting("ETL_TIMEOUT_SECONDS", "Longest wait for one HTTP read, in seconds", 300.0)
     database_url: str = _setting("DATABASE_URL", "PostgreSQL URL; outranks the DATABASE_* parts", "", secret=True)
-    database_host: str = _setting("DATABASE_HOST", "PostgreSQL host; nothing here and no DATABASE_URL = an embedded PostgreSQL", "")
+    database_host: str = _setting(
+        "DATABASE_HOST", "PostgreSQL host; nothing here and no DATABASE_URL = an embedded PostgreSQL", ""
+    )
     database_port: int = _setting("DATABASE_PORT", "PostgreSQL port", 5432)
     database_name: str = _setting("DATABASE_NAME", "Database name", "trialsync")
     database_user: str = _setting("DATABASE_USER", "Database user", "trialsync")
@@ -57,7 +69,9 @@ class Settings:
     enable_metrics: bool = _setting("ENABLE_METRICS", "Whether `serve` offers Prometheus metrics", True)
     metrics_port: int = _setting("METRICS_PORT", "Port of the Prometheus metrics", 9090)
     alert_email: str = _setting("ALERT_EMAIL", "Address that is told when a run fails", "")
-    work_dir: Path = _setting("TRIALSYNC_HOME", "Directory of the embedded PostgreSQL and of short-lived work files", Path(".trialsync"))
+    work_dir: Path = _setting(
+        "TRIALSYNC_HOME", "Directory of the embedded PostgreSQL and of short-lived work files", Path(".trialsync")
+    )
     jobs_file: Path = _setting("TRIALSYNC_JOBS", "YAML file with per-job settings", Path("config/jobs.yaml"))
 
     def __post_init__(self) -> None:
@@ -67,7 +81,9 @@ class Settings:
             ConfigurationError: a value is out of range, or the base URL is not https and not on loopback.
         """
         if not 1 <= self.batch_size <= 1000:
-            raise ConfigurationError(f"ETL_BATCH_SIZE is {self.batch_size}: it must be between 1 and 1000 (the API's maximum).")
+            raise ConfigurationError(
+                f"ETL_BATCH_SIZE is {self.batch_size}: it must be between 1 and 1000 (the API's maximum)."
+            )
         if self.parallel_jobs < 1:
             raise ConfigurationError(f"ETL_PARALLEL_JOBS is {self.parallel_jobs}: it must be 1 or more.")
         for name in ("max_retries", "retry_delay_seconds", "api_rate_limit"):
@@ -102,12 +118,17 @@ def check_base_url(url: str) -> None:
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError("CC_API_BASE_URL is not a web address: it should look like https://ccs.example.com/CCSWEB.")
+        raise ConfigurationError(
+            "CC_API_BASE_URL is not a web address: it should look like https://ccs.example.com/CCSWEB."
+        )
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigurationError("CC_API_BASE_URL must hold no user, password, query or fragment: the key goes into CC_API_KEY.")
+        raise ConfigurationError(
+            "CC_API_BASE_URL must hold no user, password, query or fragment: the key goes into CC_API_KEY."
+        )
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
         raise ConfigurationError(
-            f"CC_API_BASE_URL is http://{parts.hostname}…: the key and the patients' data would travel in the clear. Use https."
+            f"CC_API_BASE_URL is http://{parts.hostname}…: the key and the patients' data would travel in "
+            "the clear. Use https."
         )
 
 
@@ -117,7 +138,9 @@ def env_name(field_name: str) -> str:
     return setting.env
 
 
-def load_settings(environ: Mapping[str, str] | None = None, *, dotenv: Path | None = Path(".env"), **overrides: Any) -> Settings:
+def load_settings(
+    environ: Mapping[str, str] | None = None, *, dotenv: Path | None = Path(".env"), **overrides: Any
+) -> Settings:
     """Settings from arguments, the environment and `.env`, in that order of rank.
 
     Args:

@@ -113,7 +113,7 @@ class Landing:
                 with self._lock:
                     pipeline.run(resource)
                     self._warm = True
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, its text must not get out)
             self._forget(table)
             raise LandingFailed(type(error).__name__) from None
 
@@ -534,7 +534,9 @@ class Stage:
             self.endpoint.job_id,
             self.instance_id,
             [
-                ParentOutcome(o.key, o.hash, "failed", 0, "MassDelete: more of its children are gone than may be deleted")
+                ParentOutcome(
+                    o.key, o.hash, "failed", 0, "MassDelete: more of its children are gone than may be deleted"
+                )
                 if o.key in kept_owed
                 else o
                 for o in outcomes
@@ -645,7 +647,7 @@ class _Chunk:
         if '"' in parent or '"' in key:
             parent, key = parent.replace('"', '""'), key.replace('"', '""')
         head = f'{self.rows},"{parent}","{key}",\\x{hash_.hex()},"'.encode()
-        line = b"%b%b\"\n" % (head, bytes(record).replace(b'"', b'""'))
+        line = b'%b%b"\n' % (head, bytes(record).replace(b'"', b'""'))
         self._file.write(line)
         self.rows += 1
         self.size += len(line)
@@ -669,5 +671,3 @@ def one_landing(url: str, instance_id: int, work_dir: Path) -> Iterator[Landing]
         yield landing
     finally:
         landing.close()
-
-

@@ -13,6 +13,11 @@ create or replace function dw_merge_landing(
     out repeated bigint
 )
 language plpgsql
+-- Staged rows are looked up by their key, landing rows read in order: the cost is that of the rows that landed, however
+-- large the table is and whatever its statistics say.
+set enable_seqscan = on
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
     landed bigint;

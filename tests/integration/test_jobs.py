@@ -106,7 +106,7 @@ def test_a_watermark_alone_does_not_hide_a_deletion(pipeline_to: Callable[..., P
 def test_a_full_refresh_finds_what_did_not_touch_its_modification_date(
     pipeline_to: Callable[..., Pipeline], simulator: Simulator
 ) -> None:
-    pipeline = pipeline_to(simulator)
+    pipeline = pipeline_to(simulator, batch_size=3)  # more than five pages, so that the cursor is used
     pipeline.one("rooms")
     simulator.edit("rooms", "", some_id(simulator, "rooms"), touch=False, description="moved")
     assert pipeline.one("rooms").updated == 0
