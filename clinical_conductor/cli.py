@@ -135,14 +135,18 @@ def plan(
     category: CategoryOption = None,
     full_refresh: FullRefresh = False,
     instance: Instance = None,
+    max_requests: MaxRequests = None,
+    deadline: Deadline = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a run would request, how long it would take, and write nothing."""
+    """Say what a run would request, how long it would take, and what a budget would reach; write nothing."""
     named, added = named_endpoints(resources or (), job_id or (), category)
+    until = next_time(deadline) if deadline else None
     from clinical_conductor.execution import show_plan
     from clinical_conductor.job import RunOptions
 
-    show_plan(_settings(), named, added, RunOptions(full_refresh=full_refresh, instance=instance), as_json=as_json)
+    options = RunOptions(full_refresh=full_refresh, instance=instance, max_requests=max_requests, deadline=until)
+    show_plan(_settings(), named, added, options, as_json=as_json)
 
 
 @app.command("list")

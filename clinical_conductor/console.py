@@ -211,9 +211,13 @@ def _totals(jobs: Sequence[Row], seconds: float) -> Text:
     names = ("records_read", "inserted", "updated", "deleted", "requests")
     read, inserted, updated, deleted, requests = (sum(job[name] for job in jobs) for name in names)
     noun = "job" if len(jobs) == 1 else "jobs"
+    planned = [job for job in jobs if job.get("planned_requests") is not None]
+    told = ""
+    if planned and len(planned) == len(jobs):
+        told = f" ({sum(job['planned_requests'] for job in planned):,} planned)"
     return Text(
         f"{len(jobs)} {noun}: {states} · {read:,} read, {inserted:,} inserted, {updated:,} updated, "
-        f"{deleted:,} deleted · {requests:,} requests in {seconds:.1f} s"
+        f"{deleted:,} deleted · {requests:,} requests{told} in {seconds:.1f} s"
     )
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +23,7 @@ from clinical_conductor.job import JobResult, RunOptions
 from clinical_conductor.jobs_config import load_jobs_config
 from clinical_conductor.logs import configure_logging
 from clinical_conductor.orchestrator import plan_jobs, run_jobs
+from clinical_conductor.planning import describe_plans
 from clinical_conductor.schedule import seed_jobs
 from clinical_conductor.selection import Switches, catalog_switches, choose, with_rows
 from clinical_conductor.settings import Settings
@@ -122,18 +124,21 @@ def show_plan(
         ConfigurationError: the choice of jobs is wrong.
     """
     chosen = choose(named, added, _switches_without_writing(settings))
-    plans = [asdict(plan) for plan in plan_jobs(settings, chosen, options)]
+    made = plan_jobs(settings, chosen, options)
+    plans = [asdict(plan) for plan in made]
     if not as_json:
         console.say("Dry run: nothing is requested, nothing is written. This is what a run would ask for.")
     for plan in plans:
         plan["path"] = plan["path"] if not plan.get("note") else f"{plan['path']} · {plan['note']}"
-    console.show_rows(plans, ("job_id", "resource", "requests", "minutes", "path"), as_json=as_json)
+    console.show_rows(
+        plans, ("job_id", "resource", "requests", "rows", "parents", "parents_owed", "path"), as_json=as_json
+    )
     if not as_json:
-        total = sum(plan["requests"] or 0 for plan in plans)
-        minutes = sum(plan["minutes"] or 0 for plan in plans)
-        console.output().print(
-            f"{len(plans)} jobs, about {total:,} requests, {minutes:,.1f} minutes at the rate limit."
-        )
+        seconds = None if options.deadline is None else (options.deadline - datetime.now(UTC)).total_seconds()
+        for line in describe_plans(
+            made, rate=settings.api_rate_limit, max_requests=options.max_requests, seconds=seconds
+        ):
+            console.output().print(line, markup=False, soft_wrap=True)
 
 
 def all_good(jobs: Sequence[dict[str, Any]], options: RunOptions) -> bool:
