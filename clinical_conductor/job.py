@@ -23,6 +23,7 @@ from clinical_conductor.errors import (
     EndpointNotFound,
     EndpointNotOffered,
     Interrupted,
+    PagingBroken,
     ParentFailed,
     RetriableError,
     RunFenced,
@@ -151,7 +152,7 @@ class Job:
         self._warnings: list[str] = []
         self._seconds: dict[str, float] = {}
         self._reading = 0.0
-        self._closed = False
+        self._cut = False
         timeout = context.timeouts.get(endpoint.resource)
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._timeout = timeout
@@ -289,11 +290,17 @@ class Job:
             if whole and self.endpoint.owner:
                 stage.delete_unseen()
             self._reconcile(stage, listing, whole, before=by_cursor)
-            self._move_watermark(stage.conn, listing, capabilities, full=since is None)
+            self._move_watermark(stage, listing, capabilities, full=since is None, before=by_cursor)
             self._close_if_fine(stage)
 
         stage.commit(conclude)
         stage.check_refused_deletion()
+        if self._cut:
+            raise PagingBroken(
+                f"{self.endpoint.resource}: its listing breaks off before its end, so records are missing. What was "
+                "served is staged and nothing was deleted. Report this to who runs the instance; `trialsync-etl doctor` "
+                "says what the endpoint takes."
+            )
 
     def _listing(self, capabilities: Capabilities, *, since: datetime | None = None, bulk: bool = False) -> Listing:
         return Listing(
@@ -356,6 +363,7 @@ class Job:
         read, rejected = stage.counts.read - before.read, stage.counts.rejected - before.rejected
         duplicate = max(0, stage.counts.duplicate - before.read)
         self._details["staged_count"] = staged = self._staged(stage.conn)
+        self._cut = listing.cut
         if not listing.complete:
             self._warnings.append("The listing could not be proven complete, so nothing was deleted.")
         if not whole or listing.reported_count is None:
@@ -370,15 +378,19 @@ class Job:
             self._warnings.append(f"{duplicate} records were served twice under one key; the last one counts.")
 
     def _move_watermark(
-        self, conn: Connection[Any], listing: Listing, capabilities: Capabilities, *, full: bool
+        self, stage: Stage, listing: Listing, capabilities: Capabilities, *, full: bool, before: Counts
     ) -> None:
         """Moves the watermark to what this listing has proven, in the source's own clock."""
         if not listing.complete or capabilities.cursor is None or listing.cursor_high is None:
             return
+        if full and (stage.counts.rejected > before.rejected or stage.counts.duplicate > before.read):
+            # Staging cannot hold as many rows as upstream counts, so the cursor could never prove anything.
+            runs.drop_watermark(stage.conn, self.endpoint.job_id, self.context.instance_id)
+            return
         known = [time_ for time_ in (listing.cursor_high, listing.server_time) if time_ is not None]
         assert self.run_id is not None
         runs.move_watermark(
-            conn,
+            stage.conn,
             self.run_id,
             self.endpoint.job_id,
             self.context.instance_id,
@@ -407,6 +419,11 @@ class Job:
         capabilities.bulk = True
         stage.take(first)
         self._take_all(stage, batches)
+        if listing.cut:
+            capabilities.bulk = False
+            capabilities.note("its bulk route breaks off before its end")
+            stage.commit()
+            return False
 
         def conclude() -> None:
             assert self.run_id is not None
@@ -535,7 +552,7 @@ class Job:
 
     def _close_if_fine(self, stage: Stage) -> None:
         """Closes the run as a success, in the transaction that commits its last rows."""
-        if stage.refused_deletion is not None:
+        if stage.refused_deletion is not None or self._cut:
             return
         assert self.run_id is not None
         runs.close_run(

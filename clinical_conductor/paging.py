@@ -118,6 +118,7 @@ class Listing:
         self._end = 0  # the server's position behind the page before
         self._shifts = 0
         self._by_keys = False  # whether it was read by key to its end
+        self._ended = False  # whether a page was seen to be the last
 
     def __iter__(self) -> Iterator[Page]:
         """The pages, with what pages share served once.
@@ -149,6 +150,11 @@ class Listing:
             if self._parent and isinstance(error, EndpointNotFound):
                 raise ParentGone(f"{self.endpoint.resource}: {error}") from None
             raise
+
+    @property
+    def cut(self) -> bool:
+        """Whether it breaks off before its end; one that is merely not `complete` had rows moving while it was read."""
+        return not self.complete and not self._ended
 
     # The first answer: which path, which options.
 
@@ -378,7 +384,7 @@ class Listing:
             known = self._known(rows, overlap, last)
             yield from self._serve(envelope, rows, self._end + len(rows) - len(known), known)
             if only_last:
-                self.complete = self._by_keys = True
+                self.complete = self._by_keys = self._ended = True
                 return True
             longest = max(longest, len(before))
         found.note("a record without an id: read by $skip from there")
@@ -453,7 +459,7 @@ class Listing:
                 while len(again) < len(rows) and content_hash(rows.raws[len(again)]) in seen:
                     again.add(len(again))
             yield from self._serve(envelope, rows, self._end + len(rows) - len(again), again)
-        self.complete = True
+        self.complete = self._ended = True
         return True
 
     def _by_skip(self) -> Generator[Page, None, None]:
@@ -480,6 +486,7 @@ class Listing:
                 yield from self._after_a_shift(envelope, rows, position)
             elif len(rows) == 1:
                 self.complete = self._shifts == 0
+                self._ended = True
                 return
             else:
                 yield from self._serve(envelope, rows, position + len(rows), {0})

@@ -572,6 +572,13 @@ def move_watermark(
     )
 
 
+def drop_watermark(conn: Connection[Any], job_id: int, instance_id: int) -> None:
+    """Forgets a watermark: the next run reads the listing in full."""
+    conn.execute(
+        "delete from dw_etl_watermarks where job_id = %s and source_instance_id = %s", (job_id, instance_id)
+    )
+
+
 def read_capabilities(conn: Connection[Any], job_id: int, instance_id: int) -> Mapping[str, Any] | None:
     """What was found out about an endpoint of an instance, as `Capabilities.as_json` wrote it."""
     row = conn.execute(

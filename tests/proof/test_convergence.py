@@ -13,10 +13,8 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, note, settings
 from hypothesis import strategies as st
@@ -24,9 +22,7 @@ from hypothesis import strategies as st
 from clinical_conductor import reading
 from clinical_conductor.simulator import Simulator
 from clinical_conductor.simulator.api import Request
-from clinical_conductor.staging import Landing, LandingFailed
 from tests.fixtures.pipeline import Pipeline
-from tests.fixtures.postgres import PostgresServer
 
 NIGHTLY = os.environ.get("TRIALSYNC_PROOF") == "nightly"
 LISTINGS = ("studies", "rooms", "subject_statuses")
@@ -150,37 +146,6 @@ class Schedule:
             world.edit(name, row, {"comment": f"change {event.at}"})
 
 
-def land_by_copy(self: Landing, table: str, path: Path, _rows: int) -> None:
-    """In dlt's place, which every other test has in its own: a COPY, so that many schedules can be tried."""
-    try:
-        with psycopg.connect(self._url) as conn, conn.cursor() as cursor:
-            with cursor.copy(f'copy "{self.dataset}"."{table}" from stdin (format csv, header)'.encode()) as copy:
-                copy.write(path.read_bytes())
-    except psycopg.Error as error:
-        raise LandingFailed(type(error).__name__) from None
-
-
-@pytest.fixture(scope="module")
-def shared(postgres_server: PostgresServer, migrated_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """One database for all examples: each is an instance of its own in it."""
-    numbers = count(1)
-    with postgres_server.fresh(migrated_template) as url, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Landing, "land", land_by_copy)
-        home = tmp_path_factory.mktemp("convergence")
-
-        def make(simulator: Simulator, page_size: int) -> Pipeline:
-            name = f"example {next(numbers)}"
-            made = Pipeline(url, simulator, home, name, {"batch_size": page_size, "parallel_jobs": 1})
-            made.query(
-                "insert into dw_api_credentials (instance_name, base_url, api_key) values (%s, %s, 'demo-key') returning 1",
-                name,
-                simulator.base_url,
-            )
-            return made
-
-        yield make
-
-
 def identities(simulator: Simulator, resource: str) -> set[tuple[str, str]]:
     """What stays the same of the records that are served now, however they change."""
     world = simulator.world
@@ -188,10 +153,7 @@ def identities(simulator: Simulator, resource: str) -> set[tuple[str, str]]:
         return {(resource, str(row)) for row in world.tables[resource].of(None)}
 
 
-Shared = Callable[[Simulator, int], Pipeline]
-
-
-def check(scenario: Scenario, make: Shared, patch: pytest.MonkeyPatch) -> None:
+def check(scenario: Scenario, make: Callable[..., Pipeline], patch: pytest.MonkeyPatch) -> None:
     """One scenario from the first run to the one that writes nothing."""
     patch.setattr(reading, "FAN_OUT_THREADS", scenario.threads)
     with Simulator(
@@ -206,7 +168,7 @@ def check(scenario: Scenario, make: Shared, patch: pytest.MonkeyPatch) -> None:
     ) as simulator:
         schedule = Schedule(simulator, scenario.events)
         simulator.on_request(schedule)
-        pipeline = make(simulator, scenario.page_size)
+        pipeline = make(simulator, batch_size=scenario.page_size, parallel_jobs=1)
 
         def be_hostile() -> None:
             for kind in sorted(scenario.hostile):
@@ -267,5 +229,7 @@ def check(scenario: Scenario, make: Shared, patch: pytest.MonkeyPatch) -> None:
 )
 @example(scenario=Scenario())
 @given(scenario=scenarios)
-def test_whatever_happens_staging_ends_up_equal(shared: Shared, monkeypatch: pytest.MonkeyPatch, scenario: Scenario) -> None:
-    check(scenario, shared, monkeypatch)
+def test_whatever_happens_staging_ends_up_equal(
+    new_instance: Callable[..., Pipeline], monkeypatch: pytest.MonkeyPatch, scenario: Scenario
+) -> None:
+    check(scenario, new_instance, monkeypatch)
