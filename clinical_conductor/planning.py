@@ -97,7 +97,8 @@ def describe_plans(
     """
     total = sum(plan.requests or 0 for plan in plans)
     unknown = [plan.resource for plan in plans if plan.requests is None]
-    lines = [f"{len(plans)} jobs, about {total:,} requests" + (f", {total / rate / 60:,.1f} minutes." if rate else ".")]
+    jobs = "1 job" if len(plans) == 1 else f"{len(plans)} jobs"
+    lines = [f"{jobs}, about {total:,} requests" + (f", {total / rate / 60:,.1f} minutes." if rate else ".")]
     if unknown:
         lines.append(f"Nothing is known yet of {len(unknown)} of them, such as {unknown[0]}: they never ran.")
     parents = sum(plan.parents or 0 for plan in plans)
