@@ -303,6 +303,7 @@ def demo(scale: Scale = 0.001, seed: Seed = 1, results: Results = None) -> None:
 
 
 ROOMS: dict[str, tuple[str, str]] = {
+    "doctor": ("clinical_conductor.doctor", "Check API, database and every endpoint."),
     "transform": ("clinical_conductor.warehouse_cli", "Bring silver and gold up to date with staging."),
     "check": ("clinical_conductor.warehouse_cli", "Check the data of the warehouse."),
     "roles": ("clinical_conductor.warehouse_cli", "Create or update the database roles."),
