@@ -34,7 +34,7 @@ create table dw_quality_measures (
     table_name text not null,
     column_name text not null default '',
     value double precision not null,
-    measured_at timestamptz not null default now(),
+    measured_at timestamptz not null default clock_timestamp(),
     primary key (table_name, column_name, batch_id)
 );
 create index dw_quality_measures_batch on dw_quality_measures (batch_id);

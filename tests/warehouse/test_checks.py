@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
-from clinical_conductor.database import connect
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.warehouse import run_checks, transform
 from tests.warehouse.staged import stage
@@ -16,18 +14,19 @@ from tests.warehouse.staged import stage
 EVENT = {"study": {"id": 12}, "subject": {"Id": 1}, "status": "Screened", "eventDate": "2025-01-01", "isCurrentStatus": True}
 
 
-@pytest.fixture
-def conn(database: str) -> Iterator[psycopg.Connection[Any]]:
-    with connect(database, autocommit=True) as conn:
-        stage(conn, "dim_studies_staging", 1, "", "12", {"name": "Alpha"})
-        stage(conn, "dim_subjects_staging", 1, "12", "1", {"study": {"id": 12}, "enrollmentDate": "2025-01-02"})
-        stage(conn, "dim_subject_statuses_staging", 1, "", "h1", EVENT)
-        stage(conn, "dim_visits_staging", 1, "12", "9", {"name": "Week 1", "budget": 1})
-        stage(conn, "dim_patient_visits_staging", 1, "12/1", "70", {"study": {"id": 12}, "subject": {"Id": 1}, "visitId": 9, "targetDueDate": "2025-02-01"})
-        stage(conn, "dim_patient_visit_elements_staging", 1, "70", "700", {"completedOn": "2025-02-01"})
-        transform(database)
-        assert [check.name for check in run_checks(database) if not check.passed] == []
-        yield conn
+@pytest.fixture(scope="module")
+def conn(shared: psycopg.Connection[Any], warehouse_url: str) -> psycopg.Connection[Any]:
+    """One of everything, and every check passes."""
+    stage(shared, "dim_studies_staging", 1, "", "12", {"name": "Alpha"})
+    stage(shared, "dim_subjects_staging", 1, "12", "1", {"study": {"id": 12}, "enrollmentDate": "2025-01-02"})
+    stage(shared, "dim_subject_statuses_staging", 1, "", "h1", EVENT)
+    stage(shared, "dim_visits_staging", 1, "12", "9", {"name": "Week 1", "budget": 1})
+    visit = {"study": {"id": 12}, "subject": {"Id": 1}, "visitId": 9, "targetDueDate": "2025-02-01"}
+    stage(shared, "dim_patient_visits_staging", 1, "12/1", "70", visit)
+    stage(shared, "dim_patient_visit_elements_staging", 1, "70", "700", {"completedOn": "2025-02-01"})
+    transform(warehouse_url)
+    assert [check.name for check in run_checks(warehouse_url) if not check.passed] == []
+    return shared
 
 
 BREAKS = {
@@ -55,40 +54,51 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_a_check_finds_what_it_is_for(database: str, conn: psycopg.Connection[Any], name: str) -> None:
-    if name in ("row_count_change", "null_rate_spike"):
+def test_a_check_finds_what_it_is_for(conn: psycopg.Connection[Any], name: str) -> None:
+    found = conn.execute("select query, pg_get_viewdef('v_study_enrollment_summary'::regclass) from dw_quality_checks where name = %s", (name,))
+    row = found.fetchone()
+    assert row is not None
+    query, view = row
+    doubled = view.replace("COALESCE(e.subjects, (0)::bigint) AS subjects", "COALESCE(e.subjects, (0)::bigint) + 1 AS subjects")
+    with conn.transaction(force_rollback=True):
         for _ in range(3):
-            run_checks(database, names=[name])
-    definition = conn.execute("select pg_get_viewdef('v_study_enrollment_summary'::regclass)").fetchone()
-    assert definition is not None
-    doubled = definition[0].replace("COALESCE(e.subjects, (0)::bigint) AS subjects", "COALESCE(e.subjects, (0)::bigint) + 1 AS subjects")
-    conn.execute(BREAKS[name].replace("{doubled}", doubled).encode())
-    [result] = run_checks(database, names=[name])
-    assert not result.passed
-    assert result.error is None
-    assert (result.failures or 0) > 0
-    stored = conn.execute("select failures, passed from dw_quality_results where check_name = %s order by id desc limit 1", (name,)).fetchone()
-    assert stored == (result.failures, False)
+            conn.execute("select dw_measure_tables(gen_random_uuid())")
+        assert conn.execute(query).fetchone() == (0,)
+        conn.execute(BREAKS[name].replace("{doubled}", doubled).encode())
+        conn.execute("select dw_measure_tables(gen_random_uuid())")
+        failures = conn.execute(query).fetchone()
+    assert failures is not None
+    assert failures[0] > 0
+
+
+def test_what_a_check_found_is_stored(conn: psycopg.Connection[Any], warehouse_url: str) -> None:
+    conn.execute("insert into dw_transformation_rejected_rows values ('p', 't', 1, '', '1', 'c', 'r', 1)")
+    [result] = run_checks(warehouse_url, names=["rejected_rows"])
+    conn.execute("delete from dw_transformation_rejected_rows where procedure_name = 'p'")
+    assert (result.passed, result.failures, result.error) == (False, 1, None)
+    query = "select severity, failures, passed from dw_quality_results where check_name = 'rejected_rows' order by id desc limit 1"
+    assert conn.execute(query).fetchone() == ("warning", 1, False)
 
 
 def test_every_check_is_tested(conn: psycopg.Connection[Any]) -> None:
     assert {row[0] for row in conn.execute("select name from dw_quality_checks")} == set(BREAKS)
 
 
-def test_a_check_can_write_nothing_and_its_failure_is_a_result(database: str, conn: psycopg.Connection[Any]) -> None:
+def test_a_check_can_write_nothing_and_its_failure_is_a_result(conn: psycopg.Connection[Any], warehouse_url: str) -> None:
     add = "select dw_check(%s, 'error', 'made for a test', %s)"
     conn.execute(add, ("writes", "delete from dw_dim_study returning 0"))
     conn.execute(add, ("says_nothing", "select 'many'"))
     conn.execute(add, ("is_broken", "select count(*) from nowhere"))
-    results = {check.name: check for check in run_checks(database)}
+    results = {check.name: check for check in run_checks(warehouse_url)}
     assert "read-only" in (results["writes"].error or "")
     assert "one number" in (results["says_nothing"].error or "")
     assert "42P01" in (results["is_broken"].error or "")
     assert not any(results[name].passed for name in ("writes", "says_nothing", "is_broken"))
+    conn.execute("delete from dw_quality_checks where description = 'made for a test'")
 
 
-def test_an_operator_switches_a_check_off(database: str, conn: psycopg.Connection[Any]) -> None:
+def test_an_operator_switches_a_check_off(conn: psycopg.Connection[Any], warehouse_url: str) -> None:
     conn.execute("update dw_quality_checks set is_active = false where name = 'orphans'")
-    assert "orphans" not in {check.name for check in run_checks(database)}
+    assert "orphans" not in {check.name for check in run_checks(warehouse_url)}
     with pytest.raises(ConfigurationError, match="There is no check 'orphan'"):
-        run_checks(database, names=["orphan"])
+        run_checks(warehouse_url, names=["orphan"])
