@@ -44,7 +44,7 @@ REMEDIES: dict[str, Remedy] = {
         "trialsync-etl history --job-id {job}",
     ),
     "ConfigurationError": Remedy(
-        "A setting is missing or wrong; the message names it. Correct it; a plan shows, without writing, if it is right.",
+        "A setting is missing or wrong; the message names it. Correct it; a plan shows, writing nothing, if it fits.",
         "trialsync-etl plan",
     ),
     "Unauthorised": Remedy(

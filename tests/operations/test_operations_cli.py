@@ -1,0 +1,140 @@
+"""serve, metrics, dashboard, schedule and alerts as a person types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+
+from clinical_conductor import cli
+from tests.operations.sinks import web_sink
+
+Main = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def main(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Main:
+    """Runs a command in an empty directory; its exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    for name in os.environ:
+        if name.startswith(("CC_", "DATABASE_", "ETL_", "ALERT_", "TRIALSYNC_", "LOG_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("DATABASE_URL", database)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "jobs.yaml").write_text(
+        "timezone: Europe/Zurich\ndefaults: {schedule: '0 2 * * *'}\njobs: {sites: {}, studies: {}}\n"
+    )
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = 0
+        try:
+            code = cli.main(arguments)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_schedule_set_listed_and_exported(main: Main) -> None:
+    code, _, err = main("schedule", "--job-id", "2", "--cron", "30 4 * * sun")
+    assert code == 0
+    assert "studies: next run" in err
+    code, out, _ = main("schedule", "list", "--json")
+    rows = {row["resource"]: row for row in json.loads(out)}
+    assert rows["studies"]["schedule"] == "30 4 * * sun"
+    assert " 04:30 CE" in rows["studies"]["next_run"]
+    assert rows["sites"]["schedule"] == "0 2 * * *"
+    code, out, _ = main("schedule", "export", "--crontab", "--command", "/opt/t")
+    assert "CRON_TZ=Europe/Zurich" in out
+    assert "0 2 * * * /opt/t run --resources sites\n" in out
+    assert "30 4 * * sun /opt/t run --resources studies\n" in out
+    assert main("schedule", "--resource", "studies", "--disable")[2].endswith("runs only when it is asked for.\n")
+    assert main("schedule", "--resource", "sites", "--cron", "")[0] == 0
+    assert "No job has a schedule" in main("schedule", "list")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("schedule",), "Say which job"),
+        (("schedule", "--job-id", "1", "--resource", "sites", "--cron", "0 2 * * *"), "Say which job"),
+        (("schedule", "--job-id", "1"), "Say what"),
+        (("schedule", "--resource", "studis", "--cron", "0 2 * * *"), "studies"),
+        (("schedule", "--job-id", "1", "--cron", "tomorrow"), "not a schedule"),
+        (("alerts", "test"), "ALERT_EMAIL"),
+        (("serve", "--host", "0.0.0.0"), "TRIALSYNC_TOKEN"),
+        (("metrics", "--textfile", "/proc/none/x.prom"), "cannot be written"),
+        (("dashboard", "--html", "/proc/none/x.html"), "cannot be written"),
+    ],
+)
+def test_mistakes_end_with_2_and_say_what_to_do(main: Main, arguments: tuple[str, ...], says: str) -> None:
+    code, _, err = main(*arguments)
+    assert code == 2
+    assert says in err
+
+
+def test_metrics_and_dashboard_as_files(main: Main, tmp_path: Path) -> None:
+    assert main("metrics", "--textfile", "trialsync.prom")[0] == 0
+    assert "trialsync_ledger_up 1.0" in (tmp_path / "trialsync.prom").read_text()
+    assert "trialsync_ledger_up 1.0" in main("metrics")[1]
+    assert main("dashboard", "--html", "night.html")[0] == 0
+    assert "Nothing ran in the last 24 hours" in (tmp_path / "night.html").read_text()
+
+
+def test_alerts_are_tried_and_checked(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    with web_sink() as sink:
+        monkeypatch.setenv("ALERT_SLACK_WEBHOOK", f"{sink.url}/hook")
+        assert "Sent: Slack." in main("alerts", "test")[2]
+        assert main("alerts", "check")[0] == 0
+        sink.status = 500
+        code, _, err = main("alerts", "test")
+        assert code == 1
+        assert "Not sent: Slack." in err
+
+
+def free_port() -> str:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return str(taken.getsockname()[1])
+
+
+def test_serve_answers_until_it_is_asked_to_end(main: Main, database: str, tmp_path: Path) -> None:
+    metrics_port = free_port()
+    token = "0123456789abcdef"
+    environment = os.environ | {"METRICS_PORT": metrics_port, "TRIALSYNC_TOKEN": token, "PYTHONUNBUFFERED": "1"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", "from clinical_conductor.cli import main; raise SystemExit(main())"]
+    process = subprocess.Popen(
+        [*command, "serve", "--port", "0", "--schedule"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    try:
+        assert process.stderr is not None
+        address = next(line.split()[-1] for line in process.stderr if line.startswith("Dashboard: "))
+        headers = {"Authorization": f"Bearer {token}"}
+        assert requests.get(address, timeout=10).status_code == 401
+        assert requests.get(f"{address}ready", timeout=10).json()["ready"] is True
+        assert "TrialSync" in requests.get(address, headers=headers, timeout=10).text
+        metrics = requests.get(f"http://127.0.0.1:{metrics_port}/metrics", headers=headers, timeout=10)
+        assert "trialsync_ledger_up 1.0" in metrics.text
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+        assert process.wait(30) in (0, -signal.SIGTERM)
+        assert token not in rest
+        assert "Traceback" not in rest
+    finally:
+        process.kill()
+        process.wait()
