@@ -20,6 +20,7 @@ from rich.text import Text
 
 from clinical_conductor import __version__, checkup, console
 from clinical_conductor.checkup import Checkup
+from clinical_conductor.client import Limiter
 from clinical_conductor.endpoints import ENDPOINTS, Endpoint
 from clinical_conductor.errors import EndpointNotOffered, TrialSyncError, Unauthorised
 from clinical_conductor.instances import resolve_key
@@ -137,7 +138,11 @@ def examine(
         own = side.instance
         if own is not None:
             report.instance, report.base_url = own.name, own.base_url.rstrip("/")
-        if instance is None or own is not None:
+        if not report.base_url:
+            report.add(
+                "error", "api", "CC_API_BASE_URL is not set: it should look like https://ccs.example.com/CCSWEB."
+            )
+        elif instance is None or own is not None:
             try:
                 key = resolve_key(own.api_key_ref) if own is not None else settings.api_key
                 header = own.key_header if own is not None else settings.api_key_header
@@ -158,14 +163,16 @@ def _examine_api(
     on_progress: Callable[[str, dict[str, Any]], None],
 ) -> None:
     """Find the way in, then ask every endpoint."""
-    hasty = hurried(settings)
-    report.access = access = find_access(hasty, base_url=report.base_url, api_key=key, key_header=header)
+    hasty, limiter = hurried(settings), Limiter(settings.api_rate_limit)
+    report.access = access = find_access(
+        hasty, base_url=report.base_url, api_key=key, key_header=header, limiter=limiter
+    )
     if access.error is not None:
         text = str(access.error)
         if isinstance(access.error, Unauthorised):
             text = (
-                f"The API refuses the key, in {' and in '.join(access.tried)} alike. Was CC_API_KEY copied whole, and is "
-                "it this instance's? If so, whoever runs the instance has to renew it or to give it rights."
+                f"The API refuses the key, in {' and in '.join(access.tried)} alike. Was CC_API_KEY copied whole, and "
+                "is it this instance's? If so, whoever runs the instance has to renew it or to give it rights."
             )
         report.add("error", "api", text)
         return
@@ -179,7 +186,9 @@ def _examine_api(
             f"The instance takes the key in {access.key_header}, not in {header}: set "
             f"CC_API_KEY_HEADER={access.key_header}, or api_key_header of its row in dw_api_credentials.",
         )
-    with closing(Witness(hasty, base_url=access.base_url, api_key=key, api_key_header=access.key_header)) as client:
+    with closing(
+        Witness(hasty, base_url=access.base_url, api_key=key, api_key_header=access.key_header, limiter=limiter)
+    ) as client:
         off = frozenset(row.resource for row in rows if not side.switches[row.job_id][0])
         report.probes = probe_all(
             client,

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from clinical_conductor.client import KEY_HEADERS, Answer, Client
+from clinical_conductor.client import KEY_HEADERS, Answer, Client, Limiter
 from clinical_conductor.endpoints import ENDPOINTS, Endpoint, depth, fill_path, split_key
 from clinical_conductor.envelopes import open_envelope
 from clinical_conductor.errors import (
@@ -171,7 +171,9 @@ def hurried(settings: Settings) -> Settings:
     )
 
 
-def find_access(settings: Settings, *, base_url: str, api_key: str, key_header: str) -> Access:
+def find_access(
+    settings: Settings, *, base_url: str, api_key: str, key_header: str, limiter: Limiter | None = None
+) -> Access:
     """Ask with each header the key may travel in, and below /CCSWEB too if the base URL has no path.
 
     Raises:
@@ -184,7 +186,9 @@ def find_access(settings: Settings, *, base_url: str, api_key: str, key_header: 
     errors: list[TrialSyncError] = []
     for base in bases:
         for header in headers:
-            with closing(Witness(settings, base_url=base, api_key=api_key, api_key_header=header)) as client:
+            with closing(
+                Witness(settings, base_url=base, api_key=api_key, api_key_header=header, limiter=limiter)
+            ) as client:
                 error = _knock(client)
             if error is None:
                 return Access(base, header)
