@@ -389,7 +389,7 @@ def _start(conn: Connection, step: _Step, batch: UUID, *, full_refresh: bool) ->
         "insert into dw_transformation_runs (batch_id, procedure_name, full_refresh) values (%s, %s, %s) returning id",
         (batch, step.name, full_refresh),
     ).fetchone()
-    assert row is not None  # noqa: S101 (an insert returns its row)
+    assert row is not None
     return int(row[0])
 
 
@@ -400,7 +400,7 @@ def _result(conn: Connection, run_id: int, seconds: float) -> ProcedureResult:
         " rows_rejected, attempts, full_pass, error, notices from dw_transformation_runs where id = %s",
         (run_id,),
     ).fetchone()
-    assert row is not None  # noqa: S101 (the row was made by this connection)
+    assert row is not None
     name, status, read, inserted, updated, expired, deleted, rejected, attempts, full_pass, error, notices = row
     return ProcedureResult(
         name, status, run_id, read, inserted, updated, expired, deleted, rejected, round(seconds, 3), attempts,

@@ -22,18 +22,32 @@ select
 from dw_dim_site as s
 left join (
     select
-        f.source_instance_id,
-        f.site_id,
-        count(distinct f.study_id) as studies,
-        count(*) as subjects,
-        count(*) filter (where f.is_enrolled) as enrolled,
-        count(*) filter (where f.event_time > now() - interval '30 days' and f.event_time <= now()) as enrolled_last_30_days,
-        count(*) filter (where f.is_randomized) as randomized,
-        count(*) filter (where f.status = 'Completed') as completed,
-        count(*) filter (where f.status = 'Dropped') as dropped,
-        count(*) filter (where f.status = 'ScreenFailed') as screen_failed
-    from dw_fact_enrollment as f
-    group by f.source_instance_id, f.site_id
+        p.source_instance_id,
+        p.site_id,
+        count(p.study_id) as studies,
+        sum(p.subjects)::bigint as subjects,
+        sum(p.enrolled)::bigint as enrolled,
+        sum(p.enrolled_last_30_days)::bigint as enrolled_last_30_days,
+        sum(p.randomized)::bigint as randomized,
+        sum(p.completed)::bigint as completed,
+        sum(p.dropped)::bigint as dropped,
+        sum(p.screen_failed)::bigint as screen_failed
+    from (
+        select
+            f.source_instance_id,
+            f.site_id,
+            f.study_id,
+            count(*) as subjects,
+            count(*) filter (where f.is_enrolled) as enrolled,
+            count(*) filter (where f.event_time > now() - interval '30 days' and f.event_time <= now()) as enrolled_last_30_days,
+            count(*) filter (where f.is_randomized) as randomized,
+            count(*) filter (where f.status = 'Completed') as completed,
+            count(*) filter (where f.status = 'Dropped') as dropped,
+            count(*) filter (where f.status = 'ScreenFailed') as screen_failed
+        from dw_fact_enrollment as f
+        group by f.source_instance_id, f.site_id, f.study_id
+    ) as p
+    group by p.source_instance_id, p.site_id
 ) as e on e.source_instance_id = s.source_instance_id and e.site_id = s.source_id
 left join mv_site_visits as v on v.source_instance_id = s.source_instance_id and v.site_id = s.source_id
 where s.is_current and s.site_key > 0;

@@ -17,17 +17,29 @@ from (
     group by f.source_instance_id, f.study_id, f.status
 ) as n
 full join (
+    -- Per subject first: counting distinct subjects would sort every event.
     select
-        f.source_instance_id,
-        f.study_id,
-        f.status,
-        count(distinct f.subject_id) as subjects,
-        count(*) as events,
-        min(f.event_time) as first_event_at,
-        max(f.event_time) as last_event_at
-    from dw_fact_subject_status_change as f
-    where f.study_id is not null and f.status is not null
-    group by f.source_instance_id, f.study_id, f.status
+        e.source_instance_id,
+        e.study_id,
+        e.status,
+        count(e.subject_id) as subjects,
+        sum(e.events)::bigint as events,
+        min(e.first_event_at) as first_event_at,
+        max(e.last_event_at) as last_event_at
+    from (
+        select
+            f.source_instance_id,
+            f.study_id,
+            f.status,
+            f.subject_id,
+            count(*) as events,
+            min(f.event_time) as first_event_at,
+            max(f.event_time) as last_event_at
+        from dw_fact_subject_status_change as f
+        where f.study_id is not null and f.status is not null
+        group by f.source_instance_id, f.study_id, f.status, f.subject_id
+    ) as e
+    group by e.source_instance_id, e.study_id, e.status
 ) as h on h.source_instance_id = n.source_instance_id and h.study_id = n.study_id and h.status = n.status
 left join dw_dim_study as t
     on t.source_instance_id = coalesce(n.source_instance_id, h.source_instance_id)

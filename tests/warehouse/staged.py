@@ -14,7 +14,13 @@ Record = dict[str, Any] | None
 
 
 def stage(
-    conn: psycopg.Connection[Any], table: str, instance: int, parent: str, key: str, record: Record, at: datetime | None = None
+    conn: psycopg.Connection[Any],
+    table: str,
+    instance: int,
+    parent: str,
+    key: str,
+    record: Record,
+    at: datetime | None = None,
 ) -> None:
     """Write one record as the merge does, or delete and archive it; only a record that differs is written."""
     at = at or datetime.now(UTC)

@@ -2,9 +2,9 @@
 
 A file names its procedure, the staging table its steps write to, a record that every step starts from, and the columns
 that `expect` shows. A step maps keys to what is different in the record (null: the record is gone); a key is
-`id`, `parent|id` or `instance:parent|id` with instances 1 to 9. Other tables of a step are named. `at` is when the change
-was staged (the day of the step's number in January 2024 otherwise), `full` asks for a full refresh. After each step the
-procedures run. A shown column `study@name` is the name in the version of dw_dim_study that the row points at.
+`id`, `parent|id` or `instance:parent|id` with instances 1 to 9. Other tables of a step are named. `at` is when the
+change was staged (the day of the step's number in January 2024 otherwise), `full` asks for a full refresh. After each
+step the procedures run. A shown column `study@name` is the name in the version of dw_dim_study that the row points at.
 
 After every case the procedures run again, with and without a full refresh: neither may change anything.
 """
@@ -71,7 +71,9 @@ def run(conn: psycopg.Connection[Any], given: Given, only: list[str] | None = No
         row = conn.execute(call).fetchone()
         assert row is not None
         counts = conn.execute(
-            "select rows_inserted + rows_updated + rows_expired + rows_deleted from dw_transformation_runs where id = %s", row
+            "select rows_inserted + rows_updated + rows_expired + rows_deleted from"
+            " dw_transformation_runs where id = %s",
+            row,
         ).fetchone()
         assert counts is not None
         changed += counts[0]
@@ -101,17 +103,18 @@ def split(key: str, parent: str) -> tuple[int, str, str]:
 def moment(value: Any) -> datetime | None:
     if value is None:
         return None
-    if isinstance(value, str):
-        value = datetime.fromisoformat(value)
-    if not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day)
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
+    at = datetime.fromisoformat(str(value))
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def shown(conn: psycopg.Connection[Any], given: Given, instance: int) -> list[list[Any]]:
     """The rows of the case's instances, as text."""
     columns = [expression(name) for name in given.show]
-    versions = sql.SQL(", t.valid_from") if given.target.startswith("dw_dim") and is_versioned(conn, given.target) else sql.SQL("")
+    versions = (
+        sql.SQL(", t.valid_from")
+        if given.target.startswith("dw_dim") and is_versioned(conn, given.target)
+        else sql.SQL("")
+    )
     query = sql.SQL(
         "select {} from {} as t where t.source_instance_id between %s and %s"
         " order by t.source_instance_id, t.parent_source_id, t.source_id{}"
@@ -134,7 +137,9 @@ def expression(name: str) -> sql.Composable:
 
 
 def is_versioned(conn: psycopg.Connection[Any], target: str) -> bool:
-    return conn.execute("select kind = 'scd2' from dw_transformations where target_table = %s", (target,)).fetchone() == (True,)
+    return conn.execute(
+        "select kind = 'scd2' from dw_transformations where target_table = %s", (target,)
+    ).fetchone() == (True,)
 
 
 def plain(value: Any) -> str | None:
@@ -171,7 +176,9 @@ def test_given_staging_expect_warehouse(
 @pytest.mark.parametrize("given", [g for g in FILES if g.tracked], ids=lambda given: given.procedure)
 def test_every_tracked_attribute(shared: psycopg.Connection[Any], instance: int, given: Given) -> None:
     """Null → value → another value → null: each is seen, in every column that there is."""
-    names = [row[0] for row in shared.execute("select name from dw_attributes(%s::regclass)", (given.target,)).fetchall()]
+    names = [
+        row[0] for row in shared.execute("select name from dw_attributes(%s::regclass)", (given.target,)).fetchall()
+    ]
     assert sorted(given.tracked) == sorted(names), "tracked: must name every attribute of the table"
     key = shared.execute("select dw_surrogate_key(%s::regclass)", (given.target,)).fetchone()
     assert key is not None
@@ -186,7 +193,9 @@ def test_every_tracked_attribute(shared: psycopg.Connection[Any], instance: int,
             stage(shared, given.staging, instance + 1, given.parent, f"of {name}", record, at)
         run(shared, given)
         for name in path_of:
-            query = sql.SQL("select t.{}::text from {} as t where t.source_instance_id = %s and t.source_id = %s{}").format(
+            query = sql.SQL(
+                "select t.{}::text from {} as t where t.source_instance_id = %s and t.source_id = %s{}"
+            ).format(
                 sql.Identifier(name), sql.Identifier(given.target), sql.SQL(" and t.is_current" if versioned else "")
             )
             row = shared.execute(query, (instance + 1, f"of {name}")).fetchone()
@@ -196,7 +205,9 @@ def test_every_tracked_attribute(shared: psycopg.Connection[Any], instance: int,
             values = spec[-4:] if len(spec) > 3 else [None, plain(spec[1]), plain(spec[2]), None]
             assert history[name] == values, name
     if versioned:
-        query = sql.SQL("select source_id, count(*) from {} where source_instance_id = %s group by 1").format(sql.Identifier(given.target))
+        query = sql.SQL("select source_id, count(*) from {} where source_instance_id = %s group by 1").format(
+            sql.Identifier(given.target)
+        )
         counts = dict(shared.execute(query, (instance + 1,)).fetchall())
         assert counts == {f"of {name}": 4 for name in path_of}
 
@@ -210,6 +221,8 @@ def put(record: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
 
 
 def test_every_procedure_has_five_cases(shared: psycopg.Connection[Any]) -> None:
-    rows = shared.execute("select procedure_name from dw_transformations where kind <> 'view' and kind <> 'type0'").fetchall()
+    rows = shared.execute(
+        "select procedure_name from dw_transformations where kind <> 'view' and kind <> 'type0'"
+    ).fetchall()
     names = {row[0] for row in rows} - {"load_dw_fact_study_performance"}  # it speaks of today: see test_performance.py
     assert {given.procedure: len(given.cases) >= 5 for given in FILES} == dict.fromkeys(names, True)

@@ -11,7 +11,13 @@ from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.warehouse import run_checks, transform
 from tests.warehouse.staged import stage
 
-EVENT = {"study": {"id": 12}, "subject": {"Id": 1}, "status": "Screened", "eventDate": "2025-01-01", "isCurrentStatus": True}
+EVENT = {
+    "study": {"id": 12},
+    "subject": {"Id": 1},
+    "status": "Screened",
+    "eventDate": "2025-01-01",
+    "isCurrentStatus": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +36,12 @@ def conn(shared: psycopg.Connection[Any], warehouse_url: str) -> psycopg.Connect
 
 
 BREAKS = {
-    "duplicate_business_keys": "drop index dw_fact_visit_key; insert into dw_fact_visit (source_instance_id, source_id, parent_source_id, event_date_key,"
-    " target_date_key, visited_date_key, study_key, subject_key, visit_key) select source_instance_id, source_id, parent_source_id, -1, -1, -1, -1, -1, -1 from dw_fact_visit",
-    "overlapping_versions": "insert into dw_dim_study (source_instance_id, source_id, valid_from, valid_to) values (1, '12', '2020-01-01', '2021-01-01')",
+    "duplicate_business_keys": "drop index dw_fact_visit_key; insert into dw_fact_visit"
+    " (source_instance_id, source_id, parent_source_id, event_date_key,"
+    " target_date_key, visited_date_key, study_key, subject_key, visit_key) select"
+    " source_instance_id, source_id, parent_source_id, -1, -1, -1, -1, -1, -1 from dw_fact_visit",
+    "overlapping_versions": "insert into dw_dim_study (source_instance_id, source_id, valid_from,"
+    " valid_to) values (1, '12', '2020-01-01', '2021-01-01')",
     "missing_unknown_member": "delete from dw_dim_site where site_key = -1",
     "orphans": "update dw_fact_visit set study_key = 999",
     "late_dimensions": "update dw_fact_visit set visit_key = -1",
@@ -47,19 +56,26 @@ BREAKS = {
     "bronze_silver_counts": "delete from dw_fact_visit",
     "silver_gold_counts": "create or replace view v_study_enrollment_summary as {doubled}",
     "rejected_rows": "insert into dw_transformation_rejected_rows values ('p', 't', 1, '', '1', 'c', 'r', 1)",
-    "stale_tables": "update dw_transformation_runs set finished_at = now() - interval '3 days' where procedure_name = 'load_dw_dim_study'",
-    "row_count_change": "insert into dw_dim_study (source_instance_id, source_id, valid_from) select 1, 'n' || g, '-infinity' from generate_series(1, 50) as g",
+    "stale_tables": "update dw_transformation_runs set finished_at = now() - interval '3 days' where"
+    " procedure_name = 'load_dw_dim_study'",
+    "row_count_change": "insert into dw_dim_study (source_instance_id, source_id, valid_from) select"
+    " 1, 'n' || g, '-infinity' from generate_series(1, 50) as g",
     "null_rate_spike": "update dw_dim_visit set name = null where visit_key > 0",
 }
 
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_check_finds_what_it_is_for(conn: psycopg.Connection[Any], name: str) -> None:
-    found = conn.execute("select query, pg_get_viewdef('v_study_enrollment_summary'::regclass) from dw_quality_checks where name = %s", (name,))
+    found = conn.execute(
+        "select query, pg_get_viewdef('v_study_enrollment_summary'::regclass) from dw_quality_checks where name = %s",
+        (name,),
+    )
     row = found.fetchone()
     assert row is not None
     query, view = row
-    doubled = view.replace("COALESCE(e.subjects, (0)::bigint) AS subjects", "COALESCE(e.subjects, (0)::bigint) + 1 AS subjects")
+    doubled = view.replace(
+        "COALESCE(e.subjects, (0)::bigint) AS subjects", "COALESCE(e.subjects, (0)::bigint) + 1 AS subjects"
+    )
     with conn.transaction(force_rollback=True):
         for _ in range(3):
             conn.execute("select dw_measure_tables(gen_random_uuid())")
@@ -76,7 +92,10 @@ def test_what_a_check_found_is_stored(conn: psycopg.Connection[Any], warehouse_u
     [result] = run_checks(warehouse_url, names=["rejected_rows"])
     conn.execute("delete from dw_transformation_rejected_rows where procedure_name = 'p'")
     assert (result.passed, result.failures, result.error) == (False, 1, None)
-    query = "select severity, failures, passed from dw_quality_results where check_name = 'rejected_rows' order by id desc limit 1"
+    query = (
+        "select severity, failures, passed from dw_quality_results where check_name = 'rejected_rows'"
+        " order by id desc limit 1"
+    )
     assert conn.execute(query).fetchone() == ("warning", 1, False)
 
 
@@ -84,7 +103,9 @@ def test_every_check_is_tested(conn: psycopg.Connection[Any]) -> None:
     assert {row[0] for row in conn.execute("select name from dw_quality_checks")} == set(BREAKS)
 
 
-def test_a_check_can_write_nothing_and_its_failure_is_a_result(conn: psycopg.Connection[Any], warehouse_url: str) -> None:
+def test_a_check_can_write_nothing_and_its_failure_is_a_result(
+    conn: psycopg.Connection[Any], warehouse_url: str
+) -> None:
     add = "select dw_check(%s, 'error', 'made for a test', %s)"
     conn.execute(add, ("writes", "delete from dw_dim_study returning 0"))
     conn.execute(add, ("says_nothing", "select 'many'"))

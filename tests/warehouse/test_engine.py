@@ -54,7 +54,9 @@ def test_a_failure_stops_only_what_depends_on_it(database: str, conn: psycopg.Co
     }  # fmt: skip
     assert results["load_dw_fact_enrollment"].error == "load_dw_dim_site did not succeed"
     assert count(conn, "select count(*) from dw_dim_study where is_current and study_key > 0") == 1
-    recorded = dict(conn.execute("select procedure_name, status from dw_transformation_runs where batch_id is not null").fetchall())
+    recorded = dict(
+        conn.execute("select procedure_name, status from dw_transformation_runs where batch_id is not null").fetchall()
+    )
     assert recorded == {name: result.status for name, result in results.items()}
 
 
@@ -91,7 +93,8 @@ def test_only_known_parameters_are_passed(database: str) -> None:
 
 
 def test_choosing_what_runs(database: str, conn: psycopg.Connection[Any]) -> None:
-    kinds = {kind: {r[0] for r in conn.execute("select procedure_name from dw_transformations where kind = any(%s)", (list(of),))}
+    kinds = {kind: {r[0] for r in conn.execute("select procedure_name from dw_transformations where"
+                                               " kind = any(%s)", (list(of),))}
              for kind, of in MASTERS.items()}  # fmt: skip
     engine = TransformationEngine(database)
     assert set(by_name(engine.load_all_dimensions())) == kinds["load_all_new_dimensions"]
@@ -113,10 +116,16 @@ def make_procedure(conn: psycopg.Connection[Any], body: str) -> None:
 
 
 def test_deadlocks_are_tried_again(database: str, conn: psycopg.Connection[Any]) -> None:
-    make_procedure(conn, "if nextval('tries') < 3 then raise deadlock_detected; end if; raise notice 'done'; perform dw_finish_run(run_id);")
+    make_procedure(
+        conn,
+        "if nextval('tries') < 3 then raise deadlock_detected; end if; raise notice 'done'; perform"
+        " dw_finish_run(run_id);",
+    )
     result = TransformationEngine(database, retry_delay=0.01).execute_procedure("load_dw_dim_test")
     assert (result.status, result.attempts, result.notices) == ("success", 3, ["NOTICE: done"])
-    assert conn.execute("select notices from dw_transformation_runs where id = %s", (result.run_id,)).fetchone() == (["NOTICE: done"],)
+    assert conn.execute("select notices from dw_transformation_runs where id = %s", (result.run_id,)).fetchone() == (
+        ["NOTICE: done"],
+    )
 
 
 def test_they_are_not_tried_for_ever(database: str, conn: psycopg.Connection[Any]) -> None:
@@ -133,7 +142,9 @@ def test_an_error_never_quotes_a_value(database: str, conn: psycopg.Connection[A
         TransformationEngine(database).execute_procedure("load_dw_dim_test")
     with pytest.raises(psycopg.errors.RaiseException):
         conn.execute("call load_all_new_dimensions()")
-    recorded = conn.execute("select error from dw_transformation_runs where procedure_name = 'load_dw_dim_test'").fetchall()
+    recorded = conn.execute(
+        "select error from dw_transformation_runs where procedure_name = 'load_dw_dim_test'"
+    ).fetchall()
     assert len(recorded) == 2
     assert "Ada" not in f"{caught.value}{recorded}"
     assert all("22007" in row[0] for row in recorded)
@@ -141,11 +152,17 @@ def test_an_error_never_quotes_a_value(database: str, conn: psycopg.Connection[A
 
 def test_a_killed_call_is_closed_by_the_next(database: str, conn: psycopg.Connection[Any]) -> None:
     conn.execute(
-        "insert into dw_transformation_runs (procedure_name, backend_pid) values ('load_dw_dim_study', 999999999), ('load_dw_dim_site', pg_backend_pid())"
+        "insert into dw_transformation_runs (procedure_name, backend_pid) values"
+        " ('load_dw_dim_study', 999999999), ('load_dw_dim_site', pg_backend_pid())"
     )
     transform(database, procedures=["load_dw_dim_staff"])
-    left = conn.execute("select procedure_name, error from dw_transformation_runs where status in ('running', 'failed') order by id").fetchall()
-    assert left == [("load_dw_dim_study", "the session ended before the procedure did; nothing of it remains"), ("load_dw_dim_site", None)]
+    left = conn.execute(
+        "select procedure_name, error from dw_transformation_runs where status in ('running', 'failed') order by id"
+    ).fetchall()
+    assert left == [
+        ("load_dw_dim_study", "the session ended before the procedure did; nothing of it remains"),
+        ("load_dw_dim_site", None),
+    ]
 
 
 def test_two_at_once_wait_for_each_other(database: str, conn: psycopg.Connection[Any]) -> None:
@@ -180,7 +197,9 @@ def test_a_restored_backup_is_compared_as_a_whole(database: str, conn: psycopg.C
     stage(conn, "dim_studies_staging", 1, "", "2", {"name": "Beta"})
     results = by_name(transform(database))
     assert results["load_dw_dim_study"].rows_inserted == 1
-    assert {r.full_pass for r in results.values() if r.procedure != "load_dw_dim_date"} == {"watermark ahead of the database: restored from a backup"}
+    assert {r.full_pass for r in results.values() if r.procedure != "load_dw_dim_date"} == {
+        "watermark ahead of the database: restored from a backup"
+    }
     again = by_name(transform(database))
     assert {r.full_pass for r in again.values()} <= {None, "its source changed"}
     assert again["load_dw_dim_study"].rows_read == 0, "rows of the future are not read again and again"
@@ -195,7 +214,11 @@ def test_a_changed_projection_is_compared_as_a_whole(database: str, conn: psycop
     columns = definition[0].replace("FROM dim_sponsors_staging", ", data ->> 'fax' as fax FROM dim_sponsors_staging")
     conn.execute(f"create or replace view stg_dim_sponsor as {columns}".encode())
     result = by_name(transform(database, dimensions=True))["load_dw_dim_sponsor"]
-    assert (result.full_pass, result.rows_inserted, result.rows_expired) == ("the projection or the table changed", 1, 1)
+    assert (result.full_pass, result.rows_inserted, result.rows_expired) == (
+        "the projection or the table changed",
+        1,
+        1,
+    )
 
 
 def test_rows_that_vanish_without_a_trace_need_a_full_refresh(database: str, conn: psycopg.Connection[Any]) -> None:
@@ -211,7 +234,14 @@ def test_rows_that_vanish_without_a_trace_need_a_full_refresh(database: str, con
 
 def test_a_bad_row_in_a_first_load(database: str, conn: psycopg.Connection[Any]) -> None:
     for number in range(50):
-        stage(conn, "dim_sites_staging", 1, "", str(number), {"name": "x", "active": "maybe" if number % 10 == 0 else True})
+        stage(
+            conn,
+            "dim_sites_staging",
+            1,
+            "",
+            str(number),
+            {"name": "x", "active": "maybe" if number % 10 == 0 else True},
+        )
     result = by_name(transform(database))["load_dw_dim_site"]
     assert (result.status, result.rows_inserted, result.rows_rejected) == ("success", 45, 5)
     reasons = conn.execute("select distinct column_name, reason from dw_transformation_rejected_rows").fetchall()

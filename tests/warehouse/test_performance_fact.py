@@ -40,7 +40,13 @@ def conn(database: str) -> Iterator[psycopg.Connection[Any]]:
             if status in ("Completed", "Dropped", "ScreenFailed"):
                 steps += [(status, 5)]
             for number, (name, days) in enumerate(steps):
-                event = {"study": {"id": 12}, "subject": {"Id": int(key)}, "site": {"id": 3}, "status": name, "eventDate": ago(days)}
+                event = {
+                    "study": {"id": 12},
+                    "subject": {"Id": int(key)},
+                    "site": {"id": 3},
+                    "status": name,
+                    "eventDate": ago(days),
+                }
                 stage(conn, "dim_subject_statuses_staging", 1, "", f"{key}-{number}", event)
         transform(database)
         yield conn
@@ -55,7 +61,7 @@ def on(conn: psycopg.Connection[Any], days: int, columns: str = COLUMNS) -> tupl
         ((TODAY - timedelta(days=days)).date().isoformat(),),
     ).fetchone()
     assert row is not None
-    return row
+    return tuple(row)
 
 
 def test_counts_up_to_the_end_of_each_day(conn: psycopg.Connection[Any]) -> None:
@@ -67,9 +73,16 @@ def test_counts_up_to_the_end_of_each_day(conn: psycopg.Connection[Any]) -> None
 
 
 def test_rates_velocity_and_target(conn: psycopg.Connection[Any]) -> None:
-    rates = on(conn, 0, "screen_failure_rate, randomization_rate, completion_rate, withdrawal_rate, velocity_per_month, percent_to_target")
+    rates = on(
+        conn,
+        0,
+        "screen_failure_rate, randomization_rate, completion_rate, withdrawal_rate,"
+        " velocity_per_month, percent_to_target",
+    )
     assert [float(rate) for rate in rates] == [0.25, 0.75, 0.3333, 0.3333, 3.04, 30.0]
-    empty = conn.execute("select subjects, screen_failure_rate, percent_to_target from dw_fact_study_performance where study_id = '13'").fetchone()
+    empty = conn.execute(
+        "select subjects, screen_failure_rate, percent_to_target from dw_fact_study_performance where study_id = '13'"
+    ).fetchone()
     assert empty == (0, None, None)
 
 
@@ -82,25 +95,44 @@ def test_a_late_event_corrects_the_days_after_it(conn: psycopg.Connection[Any], 
 
 
 def test_older_days_stay_as_they_were(conn: psycopg.Connection[Any], database: str) -> None:
-    conn.execute("update dw_fact_study_performance set source_id = '2001-01-01' where study_id = '12' and source_id = %s", (TODAY.date().isoformat(),))
+    conn.execute(
+        "update dw_fact_study_performance set source_id = '2001-01-01' where study_id = '12' and source_id = %s",
+        (TODAY.date().isoformat(),),
+    )
     transform(database, full_refresh=True)
     assert conn.execute("select count(*) from dw_fact_study_performance where study_id = '12'").fetchone() == (91,)
 
 
 def test_gold_tells_the_same(conn: psycopg.Connection[Any], database: str) -> None:
     summary = conn.execute(
-        "select subjects, enrolled, prescreened, randomized, completed, dropped, screen_failed, other_status, percent_to_target::float"
+        "select subjects, enrolled, prescreened, randomized, completed, dropped, screen_failed,"
+        " other_status, percent_to_target::float"
         " from v_study_enrollment_summary where study_id = '12'"
     ).fetchone()
     assert summary == (5, 3, 1, 1, 1, 1, 1, 0, 30.0)
-    statuses = conn.execute("select status, subjects_now, subjects_ever from v_subject_status_summary where study_id = '12' order by 1").fetchall()
+    statuses = conn.execute(
+        "select status, subjects_now, subjects_ever from v_subject_status_summary where study_id = '12' order by 1"
+    ).fetchall()
     assert statuses == [
-        ("Completed", 1, 1), ("Dropped", 1, 1), ("Prescreened", 1, 5), ("Randomized", 1, 3), ("ScreenFailed", 1, 1), ("Screened", 0, 4),
+        ("Completed", 1, 1),
+        ("Dropped", 1, 1),
+        ("Prescreened", 1, 5),
+        ("Randomized", 1, 3),
+        ("ScreenFailed", 1, 1),
+        ("Screened", 0, 4),
     ]  # fmt: skip
-    site = conn.execute("select studies, subjects, enrolled, completed, dropped, withdrawal_rate::float from v_site_performance").fetchone()
+    site = conn.execute(
+        "select studies, subjects, enrolled, completed, dropped, withdrawal_rate::float from v_site_performance"
+    ).fetchone()
     assert site == (1, 5, 3, 1, 1, 0.3333)
-    days = conn.execute("select count(*), max(enrolled) from mv_study_performance_metrics where study_id = '12'").fetchone()
+    days = conn.execute(
+        "select count(*), max(enrolled) from mv_study_performance_metrics where study_id = '12'"
+    ).fetchone()
     assert days == (90, 3)
-    layers = dict(conn.execute("select layer, count(*) from v_data_freshness where refreshed_at is not null group by 1").fetchall())
+    layers = dict(
+        conn.execute(
+            "select layer, count(*) from v_data_freshness where refreshed_at is not null group by 1"
+        ).fetchall()
+    )
     assert layers == {"silver": 20, "gold": 2}
     assert [check.name for check in run_checks(database) if check.severity == "error" and not check.passed] == []

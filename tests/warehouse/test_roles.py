@@ -47,7 +47,11 @@ ALLOWED = {
         "insert into dw_etl_runs (job_id, run_status) values (1, 'running')",
         "select * from dw_api_credentials",
     ],
-    "transformer": ["select count(*) from dim_patients_staging", "call load_dw_dim_patient(true)", "call refresh_mv_site_visits(true)"],
+    "transformer": [
+        "select count(*) from dim_patients_staging",
+        "call load_dw_dim_patient(true)",
+        "call refresh_mv_site_visits(true)",
+    ],
     "analyst": [
         "select * from v_study_enrollment_summary",
         "select * from mv_study_performance_metrics",
@@ -55,11 +59,24 @@ ALLOWED = {
         "select * from dw_dim_subject",
         "select * from dw_fact_visit",
     ],
-    "phi_reader": ["select first_name, phone from v_patients_current", "select * from dw_dim_patient", "select * from v_site_performance"],
-    "monitor": ["select * from dw_etl_runs", "select * from dw_transformation_runs", "select * from v_data_freshness", "select * from dw_audit_log"],
+    "phi_reader": [
+        "select first_name, phone from v_patients_current",
+        "select * from dw_dim_patient",
+        "select * from v_site_performance",
+    ],
+    "monitor": [
+        "select * from dw_etl_runs",
+        "select * from dw_transformation_runs",
+        "select * from v_data_freshness",
+        "select * from dw_audit_log",
+    ],
 }
 REFUSED = {
-    "loader": ["select * from dw_dim_patient", "select * from v_patients_current", "delete from dw_transformation_runs"],
+    "loader": [
+        "select * from dw_dim_patient",
+        "select * from v_patients_current",
+        "delete from dw_transformation_runs",
+    ],
     "transformer": [
         "update dim_patients_staging set data = '{}'",
         "select api_key from dw_api_credentials",
@@ -114,7 +131,8 @@ def test_every_silver_column_is_granted_or_phi(logins: dict[str, str], warehouse
             "select c.relname, a.attname from pg_class as c"
             " inner join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped"
             " where c.relkind = 'r' and c.relname ~ '^dw_' and c.relnamespace = 'public'::regnamespace"
-            " and col_description(c.oid, a.attnum) is null and c.relname ~ '^dw_(dim|fact|transformation|quality|audit)'"
+            " and col_description(c.oid, a.attnum) is null and c.relname ~"
+            " '^dw_(dim|fact|transformation|quality|audit)'"
         ).fetchall()
         assert rows == [], "every column has a comment"
         hidden = conn.execute(
@@ -122,7 +140,16 @@ def test_every_silver_column_is_granted_or_phi(logins: dict[str, str], warehouse
             " and not has_column_privilege('trialsync_analyst', a.attrelid, a.attnum, 'select') order by 1"
         ).fetchall()
     names = {"name", "email", "phone", "address", "birth", "death", "zip", "city", "mrn"}
-    assert {row[0] for row in hidden} >= {"first_name", "last_name", "email", "phone", "address1", "date_of_birth", "mrn", "zip"}
+    assert {row[0] for row in hidden} >= {
+        "first_name",
+        "last_name",
+        "email",
+        "phone",
+        "address1",
+        "date_of_birth",
+        "mrn",
+        "zip",
+    }
     assert all(any(part in row[0] for part in names) for row in hidden)
 
 
@@ -133,14 +160,29 @@ def test_gold_has_no_column_that_identifies_a_patient(logins: dict[str, str], wa
             " where c.relnamespace = 'public'::regnamespace and c.relkind in ('v', 'm') and c.relname ~ '^m?v_'"
             " and c.relname <> 'v_patients_current'"
         ).fetchall()
-    assert not {row[0] for row in columns} & {"first_name", "last_name", "display_name", "email", "phone", "patient_id", "mrn"}
+    assert not {row[0] for row in columns} & {
+        "first_name",
+        "last_name",
+        "display_name",
+        "email",
+        "phone",
+        "patient_id",
+        "mrn",
+    }
 
 
 def test_the_audit_log_is_append_only(logins: dict[str, str], warehouse_url: str) -> None:
     with connect(warehouse_url, autocommit=True) as conn:
         conn.execute("grant all on dw_audit_log to trialsync_transformer")  # by mistake
-        for statement in ("update dw_audit_log set actor = 'nobody'", "delete from dw_audit_log", "truncate dw_audit_log"):
-            with psycopg.connect(logins["transformer"]) as other, pytest.raises(errors.InsufficientPrivilege, match="append-only"):
+        for statement in (
+            "update dw_audit_log set actor = 'nobody'",
+            "delete from dw_audit_log",
+            "truncate dw_audit_log",
+        ):
+            with (
+                psycopg.connect(logins["transformer"]) as other,
+                pytest.raises(errors.InsufficientPrivilege, match="append-only"),
+            ):
                 other.execute(statement.encode())
         conn.execute("revoke all on dw_audit_log from trialsync_transformer")
 
@@ -153,9 +195,13 @@ def test_the_audit_log_says_who_ran_what(logins: dict[str, str], warehouse_url: 
             "select action, details from dw_audit_log where object = 'patients' and action = 'change job' order by id"
         ).fetchall()
         assert found == [("change job", {"is_active": [True, False]})]
-        migrated = conn.execute("select count(*) from dw_audit_log where action = 'migrate' and object = '0101_dimensions'").fetchone()
+        migrated = conn.execute(
+            "select count(*) from dw_audit_log where action = 'migrate' and object = '0101_dimensions'"
+        ).fetchone()
         assert migrated == (1,)
         with psycopg.connect(logins["transformer"]) as other:
             other.execute("call load_dw_dim_study()")
-        latest = conn.execute("select actor, object from dw_audit_log where action = 'transform' order by id desc limit 1").fetchone()
+        latest = conn.execute(
+            "select actor, object from dw_audit_log where action = 'transform' order by id desc limit 1"
+        ).fetchone()
         assert latest == ("test_transformer", "load_dw_dim_study")
