@@ -436,7 +436,7 @@ def _run_trouble(run: Run) -> str:
     """What went wrong in a run, and what it warned about."""
     parts = []
     if run.status == "failed":
-        remedy = remedy_for(run.error_type, job_id=run.job_id, run_id=run.id)
+        remedy = remedy_for(run.error_type, job_id=run.job_id, resource=run.resource, run_id=run.id)
         text = run.error or "An older version recorded this failure. Its text is not shown, for it may quote data."
         said = f'<p>{escape(text)}</p><p class="muted small">{escape(remedy.meaning)}</p>'
         what = f'<div class="what"><b>{escape(run.error_type or "Failed")}</b></div>'

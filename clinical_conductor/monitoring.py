@@ -281,7 +281,7 @@ def _read_jobs(conn: psycopg.Connection[Any], zone: tzinfo, now: datetime) -> tu
                     parents_failed=parents.get((*key, "failed"), 0),
                     parents_gone=parents.get((*key, "gone"), 0),
                     watermark=marks.get(key),
-                    remedy=_remedy(health, row["id"], mine),
+                    remedy=_remedy(health, row["id"], row["resource"] or str(row["id"]), mine),
                 )
             )
     return tuple(jobs)
@@ -320,17 +320,17 @@ def _health(active: bool, runs: Sequence[Run], missed: int, now: datetime) -> st
     return "attention" if last.warning or last.rejected or last.parents_failed else "ok"
 
 
-def _remedy(health: str, job_id: int, runs: Sequence[Run]) -> Remedy | None:
+def _remedy(health: str, job_id: int, resource: str, runs: Sequence[Run]) -> Remedy | None:
     """What mends a job that somebody has to look at."""
     last = runs[-1] if runs else None
     run_id = last.id if last else None
     if health == "failed" and last is not None:
-        return remedy_for(last.error_type, job_id=job_id, run_id=run_id)
+        return remedy_for(last.error_type, job_id=job_id, resource=resource, run_id=run_id)
     if health in ("stuck", "overdue"):
-        return remedy_for(health, job_id=job_id, run_id=run_id)
+        return remedy_for(health, job_id=job_id, resource=resource, run_id=run_id)
     if health == "attention" and last is not None:
         kind = "ParentFailed" if last.parents_failed else "RecordRejected" if last.rejected else "warning"
-        return remedy_for(kind, job_id=job_id, run_id=run_id)
+        return remedy_for(kind, job_id=job_id, resource=resource, run_id=run_id)
     return None
 
 

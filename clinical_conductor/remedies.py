@@ -18,6 +18,7 @@ class Remedy:
 
 _RETRY = "trialsync-etl retry --run-id {run}"
 _AGAIN = "trialsync-etl run --job-id {job}"
+_DOCTOR = "trialsync-etl doctor --resources {resource}"
 _OFF = "trialsync-etl schedule --job-id {job} --disable"
 
 REMEDIES: dict[str, Remedy] = {
@@ -43,28 +44,22 @@ REMEDIES: dict[str, Remedy] = {
         "A parent no longer exists upstream. Nothing to do; it is asked for again when it changes.",
         "trialsync-etl history --job-id {job}",
     ),
-    "ConfigurationError": Remedy(
-        "A setting is missing or wrong; the message names it. Correct it; a plan shows, writing nothing, if it fits.",
-        "trialsync-etl plan",
-    ),
+    "ConfigurationError": Remedy("A setting is missing or wrong; the message names it.", "trialsync-etl doctor"),
     "Unauthorised": Remedy(
-        "The API refused the key or its header. Set CC_API_KEY or CC_API_KEY_HEADER, then run what failed again.",
-        "trialsync-etl retry --failed",
+        "The API refused the key or its header. The doctor tells which header it takes: set CC_API_KEY_HEADER, or "
+        "CC_API_KEY, then retry.",
+        "trialsync-etl doctor",
     ),
     "EndpointNotFound": Remedy(
-        "The endpoint is on neither of its known paths. Correct dw_etl_jobs.source_endpoint, or switch the job off.",
-        _OFF,
+        "The endpoint is on neither of its known paths. The doctor looks for one that answers and writes it down.",
+        _DOCTOR + " --fix",
     ),
     "EndpointNotOffered": Remedy("This edition of Clinical Conductor lacks the endpoint: switch the job off.", _OFF),
-    "BadRequest": Remedy(
-        "The API refuses the request in every form. Run it with LOG_LEVEL=DEBUG and report what the log says.", _AGAIN
-    ),
-    "UnknownEnvelope": Remedy(
-        "The API answers in a shape we do not know; the message names its keys. Report it; nothing was changed.", _AGAIN
-    ),
+    "BadRequest": Remedy("The API refuses the request in every form. The doctor tells what it accepts.", _DOCTOR),
+    "UnknownEnvelope": Remedy("The API answers in a shape we do not know. The doctor describes it.", _DOCTOR),
     "PagingBroken": Remedy(
-        "The endpoint cannot be listed without losing rows, so nothing was deleted. Run it again, then report it.",
-        _AGAIN,
+        "The endpoint cannot be listed without losing rows, so nothing was deleted. The doctor tells what it supports.",
+        _DOCTOR,
     ),
     "MassDelete": Remedy(
         "More rows than usual are gone upstream, so none was deleted here. If that is right, allow it once.",
@@ -97,14 +92,14 @@ REMEDIES: dict[str, Remedy] = {
 UNKNOWN = Remedy("The job failed unexpectedly. What was committed stays; run it again and read the log.", _RETRY)
 
 
-def remedy_for(kind: str | None, *, job_id: int, run_id: int | None) -> Remedy:
+def remedy_for(kind: str | None, *, job_id: int, resource: str, run_id: int | None) -> Remedy:
     """What to do about one job, with its numbers filled in.
 
-    >>> remedy_for("ServerTrouble", job_id=2, run_id=17).command
+    >>> remedy_for("ServerTrouble", job_id=2, resource="studies", run_id=17).command
     'trialsync-etl retry --run-id 17'
     """
     remedy = REMEDIES.get(kind or "", UNKNOWN)
     template = remedy.command
     if run_id is None:
         template = template.replace("retry --run-id {run}", "run --job-id {job}")
-    return Remedy(remedy.meaning, template.format(job=job_id, run=run_id))
+    return Remedy(remedy.meaning, template.format(job=job_id, resource=resource, run=run_id))

@@ -73,7 +73,7 @@ def test_front_page_names_each_trouble_with_its_command(snapshot: Snapshot, nigh
     for command in (
         f"trialsync-etl retry --run-id {nights['invoices']}",
         "trialsync-etl run --job-id 33 --allow-mass-delete",
-        "trialsync-etl schedule --job-id 23 --disable",
+        "trialsync-etl doctor --resources queries --fix",
         "trialsync-etl retry --failed",
     ):
         assert command in document.words

@@ -103,7 +103,7 @@ def check_command(words: list[str], options: dict[str, set[str]]) -> None:
 
 @pytest.mark.parametrize("kind", sorted(REMEDIES))
 def test_command_that_mends_exists(kind: str, options: dict[str, set[str]]) -> None:
-    words = remedy_for(kind, job_id=2, run_id=3).command.split()
+    words = remedy_for(kind, job_id=2, resource="studies", run_id=3).command.split()
     check_command(words[1:], options)
 
 

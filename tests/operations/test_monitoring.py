@@ -206,8 +206,8 @@ def test_every_error_has_a_remedy() -> None:
     } | {"ParentFailed"}
     assert kinds <= REMEDIES.keys()
     for kind in REMEDIES:
-        remedy = remedy_for(kind, job_id=2, run_id=17)
+        remedy = remedy_for(kind, job_id=2, resource="studies", run_id=17)
         assert remedy.command.startswith("trialsync-etl ")
         assert "{" not in remedy.command
-    assert remedy_for("Unheard", job_id=2, run_id=None).command == "trialsync-etl run --job-id 2"
-    assert remedy_for(None, job_id=2, run_id=1).meaning == UNKNOWN.meaning
+    assert remedy_for("Unheard", job_id=2, resource="studies", run_id=None).command == "trialsync-etl run --job-id 2"
+    assert remedy_for(None, job_id=2, resource="studies", run_id=1).meaning == UNKNOWN.meaning
