@@ -39,14 +39,14 @@ def settings_for(upstream: Simulator, database: str = "", home: Path = Path(".tr
 
 
 @pytest.fixture
-def doctor(tmp_path: Path, database: str) -> Callable[..., Report]:
-    """Examine some resources of an instance; all of them when none is named."""
+def doctor(tmp_path: Path) -> Callable[..., Report]:
+    """Examine some resources of an instance; all of them when none is named. Without a database unless one is given."""
 
     def look(
         upstream: Simulator, *names: str, fix: bool = False, instance: str | None = None, **changes: Any
     ) -> Report:
         rows = [find_endpoint(name) for name in names] or list(ENDPOINTS.values())
-        settings = settings_for(upstream, **{"database_url": database, "work_dir": tmp_path, **changes})
+        settings = settings_for(upstream, home=tmp_path / "home", **changes)
         return examine(settings, rows, fix=fix, instance=instance)
 
     return look
@@ -61,9 +61,9 @@ def texts(report: Report, level: str) -> list[str]:
 
 
 def test_a_good_instance_is_told_endpoint_by_endpoint(
-    doctor: Callable[..., Report], simulator: Simulator, capsys: pytest.CaptureFixture[str]
+    doctor: Callable[..., Report], simulator: Simulator, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = doctor(simulator)
+    report = doctor(simulator, database_url=database)
     assert texts(report, "error") == []
     assert {name for name, probe in report.probes.items() if probe.status == "ok"} == set(ACTIVE)
     seen = {entry["resource"]: entry for entry in report.as_json()["endpoints"]}
@@ -161,11 +161,11 @@ def test_a_refused_key_is_told_once_and_nothing_else_is_asked(
 
 
 def test_an_api_that_cannot_be_reached_or_is_not_configured_is_an_error_beside_a_good_database(
-    doctor: Callable[..., Report], simulator_factory: Callable[..., Simulator]
+    doctor: Callable[..., Report], simulator_factory: Callable[..., Simulator], database: str
 ) -> None:
     upstream = simulator_factory()
     upstream.close()
-    report = doctor(upstream, "sites")
+    report = doctor(upstream, "sites", database_url=database)
     assert "the connection failed" in texts(report, "error")[0]
     assert report.database.where is not None
     report = doctor(upstream, "sites", api_base_url="", api_key="")
@@ -295,13 +295,13 @@ def test_fix_writes_the_paths_that_answer_and_says_so(
 ) -> None:
     upstream = simulator_factory(paths="spec")
     names = ("visit_elements", "patient_visit_stipends", "study_types", "sites")
-    report = doctor(upstream, *names)
+    report = doctor(upstream, *names, database_url=database)
     assert len(texts(report, "warning")) >= 2
     assert any(
         "answers at /api/v1/patient-visits/{patientVisitId}/elements, not at" in t for t in texts(report, "warning")
     )
     assert report.fixed == []
-    report = doctor(upstream, *names, fix=True)
+    report = doctor(upstream, *names, fix=True, database_url=database)
     assert [line.split(":")[0] for line in report.fixed] == [
         "visit_elements (job 166)",
         "patient_visit_stipends (job 161)",
@@ -319,7 +319,7 @@ def test_fix_writes_the_paths_that_answer_and_says_so(
         166: ENDPOINTS["visit_elements"].alternate,
         173: ENDPOINTS["study_types"].path,
     }
-    again = doctor(upstream, *names, fix=True)
+    again = doctor(upstream, *names, fix=True, database_url=database)
     assert again.fixed == []
     assert [text for text in texts(again, "warning") if "answers at" in text] == []
     assert ["study_types" in text for text in texts(again, "error")] == [True]
@@ -330,10 +330,10 @@ def test_an_override_that_does_not_answer_is_an_error_until_it_is_fixed(
 ) -> None:
     with psycopg.connect(database) as conn:
         conn.execute("update dw_etl_jobs set source_endpoint = '/api/v2/rooms/odata' where id = 33")
-    report = doctor(simulator, "rooms")
+    report = doctor(simulator, "rooms", database_url=database)
     (text,) = texts(report, "error")
     assert "rooms answers at /api/v1/rooms/odata, not at /api/v2/rooms/odata" in text
-    report = doctor(simulator, "rooms", fix=True)
+    report = doctor(simulator, "rooms", fix=True, database_url=database)
     assert texts(report, "error") == []
     assert report.fixed == [
         "rooms (job 33): source_endpoint is now /api/v1/rooms/odata, it was /api/v2/rooms/odata",
@@ -357,7 +357,7 @@ def test_a_database_without_the_schema_is_told_and_left_alone_but_for_fix(
 
 
 def test_looking_writes_nothing(doctor: Callable[..., Report], simulator: Simulator, database: str) -> None:
-    doctor(simulator, "sites")
+    doctor(simulator, "sites", database_url=database)
     with psycopg.connect(database) as conn:
         assert conn.execute("select count(*) from dw_api_credentials").fetchone() == (0,)
         assert conn.execute("select count(*) from dw_etl_capabilities").fetchone() == (0,)
@@ -378,10 +378,10 @@ def test_a_named_instance_is_asked_with_its_own_key_and_an_unknown_one_is_refuse
             " values ('west', %s, 'env:CC_KEY_WEST', 'CCAPIKey', true)",
             (west.base_url,),
         )
-    report = doctor(simulator, "sites", instance="west")
+    report = doctor(simulator, "sites", instance="west", database_url=database)
     assert (report.instance, report.base_url, texts(report, "error")) == ("west", west.base_url, [])
     assert simulator.log == []
-    report = doctor(simulator, "sites", instance="east")
+    report = doctor(simulator, "sites", instance="east", database_url=database)
     assert any("There is no instance 'east'" in text for text in texts(report, "error"))
     assert simulator.log == []
 
