@@ -155,6 +155,13 @@ def show_runs(rows: Sequence[Row], columns: Mapping[str, str], *, as_json: bool,
             label = Text(str(row["run_status"]), STATUS_COLOURS.get(row["run_status"], ""))
             where = f"  {row['resource']} ({row['job_id']}), run {row['run_id']}: {row['error_message']}"
             output().print(label + where, soft_wrap=True)
+    remembered: dict[str, list[str]] = {}
+    for row in [] if as_json else rows:
+        for text in row.get("notes") or ():
+            remembered.setdefault(text, []).append(f"{row['resource']} ({row['job_id']})")
+    for text, names in remembered.items():
+        who = ", ".join(names) if len(names) <= 3 else f"{len(names)} jobs"
+        output().print(f"note  {who}: {text}", markup=False, soft_wrap=True)
 
 
 def show_summary(jobs: Sequence[Row], seconds: float) -> None:

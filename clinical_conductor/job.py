@@ -172,14 +172,15 @@ class Job:
                 result.error_category = error.category if isinstance(error, TrialSyncError) else "system"
                 self._close_failed(error)
                 log.error("job_failed", run_id=self.run_id, error=result.error, error_type=result.error_type)
+            else:
+                written = result.inserted + result.updated
+                log.info("job_done", run_id=self.run_id, read=result.records_read, written=written)
         result.run_id = self.run_id
         result.duration_seconds = round(time.monotonic() - started, 3)
         tally = self._traffic()
         result.requests, result.retries = tally.requests, tally.retries
         result.warning = " ".join(self._warnings) or None
         result.parents_owed = self._details.get("parents_owed") or 0
-        if result.status == "success":
-            log.info("job_done", run_id=self.run_id, read=result.records_read, written=result.inserted + result.updated)
         return result
 
     def _attempts(self) -> None:
@@ -284,6 +285,7 @@ class Job:
             by_cursor = replace(stage.counts)
             listing = self._listing(capabilities)
             self._take_all(stage, self._read(listing))
+        self._note_cursor(stage, capabilities)
 
         def conclude() -> None:
             whole = listing.complete and since is None
@@ -298,9 +300,24 @@ class Job:
         if self._cut:
             raise PagingBroken(
                 f"{self.endpoint.resource}: its listing breaks off before its end, so records are missing. What was "
-                "served is staged and nothing was deleted. Report this to who runs the instance; `trialsync-etl doctor` "
-                "says what the endpoint takes."
+                "served is staged and nothing was deleted. Report this to who runs the instance; "
+                "`trialsync-etl doctor` says what the endpoint takes."
             )
+
+    def _note_cursor(self, stage: Stage, capabilities: Capabilities) -> None:
+        """Says once, and remembers for `status`, that the endpoint cannot be read by its cursor."""
+        if not self.endpoint.cursor or not (stage.counts.read or stage.pending.read):
+            return
+        wanted = " or ".join(self.endpoint.cursor)
+        if capabilities.cursor is None:
+            note = f"Its records have no {wanted}, so it is always read in full."
+        elif capabilities.cursor_filter is False:
+            note = f"It refuses to filter by {capabilities.cursor}, so it is always read in full."
+        else:
+            return
+        if note not in capabilities.notes:
+            capabilities.note(note)
+            self._warnings.append(note)
 
     def _listing(self, capabilities: Capabilities, *, since: datetime | None = None, bulk: bool = False) -> Listing:
         return Listing(

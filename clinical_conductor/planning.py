@@ -67,7 +67,8 @@ def plan_job(
             return blank_plan(endpoint)
         # One page more where nothing but an empty page says that the listing has ended.
         more = 0 if capabilities.get("count") or not path.endswith("/odata") else 1
-        requests = max(1, ceil(rows / page_size)) + more
+        # Pages after the first repeat one record, to prove that nothing lies between them.
+        requests = max(1, ceil((rows - 1) / max(1, page_size - 1))) + more
         if endpoint.single or (not path.endswith("/odata") and endpoint.parent is None):
             requests = 1
     else:
