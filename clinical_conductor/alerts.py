@@ -25,6 +25,7 @@ import psycopg
 import requests
 from psycopg.rows import dict_row
 
+from clinical_conductor.database import connect, database_url, translated
 from clinical_conductor.errors import ConfigurationError, TrialSyncError
 from clinical_conductor.ledger import Job, Snapshot
 from clinical_conductor.logs import get_logger
@@ -170,8 +171,6 @@ def check_alerts(
 ) -> Told:
     """Look, remember, tell. Raises nothing: alerts must not fail what they watch."""
     try:
-        from clinical_conductor.database import connect, database_url, translated
-
         channels = channels or load_channels(settings)
         with connect(database_url(settings), autocommit=True, name="trialsync-alerts") as conn:
             snapshot = take_snapshot(conn, zone=zone_of(settings), now=now)

@@ -26,6 +26,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import generate_latest
 
+from clinical_conductor.database import connect, database_url, translated
 from clinical_conductor.errors import ConfigurationError, DatabaseRefused, DatabaseTrouble
 from clinical_conductor.jobs_config import missed_fires
 from clinical_conductor.ledger import HEALTH, Job, Snapshot
@@ -40,8 +41,6 @@ Values = Mapping[str, Any]
 
 def render_metrics(settings: Settings, *, version: str = "0", now: datetime | None = None) -> bytes:
     """The metrics as text. A database that cannot be read is a metric too: trialsync_ledger_up is 0 then."""
-    from clinical_conductor.database import connect, database_url
-
     registry = CollectorRegistry(auto_describe=False)
     try:
         with connect(database_url(settings), name="trialsync-metrics") as conn:
@@ -84,8 +83,6 @@ def collect(conn: psycopg.Connection[Any], snapshot: Snapshot, *, parallel: int)
         DatabaseTrouble: the connection was lost.
         DatabaseRefused: the ledger may not be read.
     """
-    from clinical_conductor.database import translated
-
     yield _gauge("ledger_up", "Whether the ledger could be read.", 1)
     yield _gauge("ledger_read_timestamp_seconds", "When the ledger was read.", snapshot.taken_at.timestamp())
     yield from _job_gauges(snapshot)

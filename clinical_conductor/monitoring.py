@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from clinical_conductor.database import connect, database_url, translated
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.jobs_config import load_timezone, missed_fires, next_fire
 from clinical_conductor.ledger import Check, Day, Job, Night, Run, Snapshot, Transformation
@@ -36,8 +37,6 @@ def read_ledger(settings: Settings, *, now: datetime | None = None) -> Snapshot:
         DatabaseTrouble: the database cannot be reached.
         DatabaseRefused: it has no ledger, or may not be read.
     """
-    from clinical_conductor.database import connect, database_url
-
     zone = zone_of(settings)
     with connect(database_url(settings), name="trialsync-monitor") as conn:
         return take_snapshot(conn, zone=zone, now=now)
@@ -63,8 +62,6 @@ def take_snapshot(conn: psycopg.Connection[Any], *, zone: tzinfo = UTC, now: dat
         DatabaseTrouble: the connection was lost.
         DatabaseRefused: there is no ledger, or it may not be read.
     """
-    from clinical_conductor.database import translated
-
     now = now or datetime.now(UTC)
     with translated(), conn.transaction():
         jobs = _read_jobs(conn, zone, now)
@@ -90,8 +87,6 @@ def read_runs(
     limit: int = 50,
 ) -> list[Run]:
     """Runs, newest first; `before` is the id of the last run already seen."""
-    from clinical_conductor.database import translated
-
     with translated():
         rows = _rows(
             conn,
@@ -111,8 +106,6 @@ def read_runs(
 
 def rejection_reasons(conn: psycopg.Connection[Any], run: Run) -> list[tuple[str, int]]:
     """Why a run put records into quarantine, and how many; never which."""
-    from clinical_conductor.database import translated
-
     with translated():
         rows = _rows(
             conn,

@@ -24,6 +24,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from clinical_conductor.database import connect, database_url, translated
 from clinical_conductor.endpoints import Endpoint
 from clinical_conductor.errors import ConfigurationError, DatabaseRefused, DatabaseTrouble
 from clinical_conductor.jobs_config import JobConfig, check_cron, fire_times, load_jobs_config, next_fire
@@ -68,8 +69,6 @@ def seed_jobs(conn: psycopg.Connection[Any], config: Mapping[str, JobConfig]) ->
         DatabaseTrouble: the connection was lost.
         DatabaseRefused: the rows may not be written.
     """
-    from clinical_conductor.database import translated
-
     with translated(), conn.transaction():
         done = conn.execute(
             """
@@ -103,8 +102,6 @@ def set_schedule(conn: psycopg.Connection[Any], endpoint: Endpoint, cron: str | 
         ConfigurationError: the expression is none.
         DatabaseRefused: the row may not be written.
     """
-    from clinical_conductor.database import translated
-
     text = check_cron(cron) if cron is not None else None
     with translated(), conn.transaction():
         conn.execute(
@@ -118,8 +115,6 @@ def set_enabled(conn: psycopg.Connection[Any], endpoint: Endpoint, enabled: bool
     Raises:
         DatabaseRefused: the row may not be written.
     """
-    from clinical_conductor.database import translated
-
     with translated(), conn.transaction():
         conn.execute(
             "update dw_etl_jobs set is_active = %s, inactive_reason = %s, updated_at = now() where id = %s",
@@ -134,8 +129,6 @@ def read_schedules(conn: psycopg.Connection[Any]) -> list[ScheduledJob]:
         DatabaseTrouble: the connection was lost.
         DatabaseRefused: there is no such table.
     """
-    from clinical_conductor.database import translated
-
     with translated(), conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(
             """
@@ -284,8 +277,6 @@ class Scheduler:
 
     def _lead(self) -> None:
         """Take or keep the lock that makes this the process that schedules."""
-        from clinical_conductor.database import connect, database_url, translated
-
         if self._lock is not None:
             with translated():
                 self._lock.execute("select 1")
@@ -322,8 +313,6 @@ class Scheduler:
 
     def _fire(self, expression: str) -> None:
         """Run the jobs that an expression has now."""
-        from clinical_conductor.database import connect, database_url
-
         try:
             with connect(database_url(self.settings), name="trialsync-schedule") as conn:
                 members = by_expression(read_schedules(conn)).get(expression, [])
