@@ -284,6 +284,11 @@ class Client(RESTClient):
                 f"{path}: the API answered {status} to the key in the header {self.key_header}. Check CC_API_KEY"
                 + (f", or set CC_API_KEY_HEADER={other}: " if status == 401 else f" and its rights, or try {other}: ")
                 + "instances differ in the header they read."
+                + (
+                    " It came with a web page, so perhaps from a proxy and not from the instance."
+                    if "html" in response.headers.get("Content-Type", "").lower()
+                    else ""
+                )
             )
         if status in (404, 410):
             raise EndpointNotFound(
@@ -387,6 +392,11 @@ def _connection_error(path: str, error: BaseException, timeout: float) -> Retria
         return ConnectionTrouble(
             f"{path}: the server's certificate could not be verified. If your network has its own authority, "
             "name its file in REQUESTS_CA_BUNDLE."
+        )
+    if any_of(ssl.SSLError):
+        return ConnectionTrouble(
+            f"{path}: no secure connection could be made. Does the address in CC_API_BASE_URL really speak https, on "
+            "that port?"
         )
     if any_of(requests.exceptions.ProxyError, urllib3.exceptions.ProxyError):
         return ConnectionTrouble(f"{path}: the proxy could not be used. Check HTTPS_PROXY and NO_PROXY.")
