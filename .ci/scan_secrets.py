@@ -27,8 +27,9 @@ RULES = {
 }
 URL = re.compile(r"(?i)\b(?:https?|postgres(?:ql)?)://(?:[^\s/@\"'`]*@)?(\[[0-9a-f:]+\]|[\w.-]+)[^\s\"'`]*")
 ABOUT_AN_INSTANCE = re.compile(r"(?i)base_?url|api_?url|api_?host|database_(?:url|host)|ccsweb|postgres(?:ql)?://")
+# A name in front of a bracket is code, no host.
 HOST_SETTING = re.compile(
-    r"(?i)\b(?:\w*database_host|\w*api_?host|pghost)\b[\"']?\s*[:=]\s*[\"']?([\w-]+(?:\.[\w-]+)+)"
+    r"(?i)\b(?:\w*database_host|\w*api_?host|pghost)\b[\"']?\s*[:=]\s*[\"']?([\w-]+(?:\.[\w-]+)+)(?![\w.-]*[(\[])"
 )
 HARMLESS_HOST = re.compile(
     r"(?i)(?:.+\.)?example\.(?:com|org|net)|localhost|127(?:\.\d+){3}|0\.0\.0\.0|\[?::1\]?|[^.]+"

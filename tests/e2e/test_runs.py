@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import requests
 
 from clinical_conductor.endpoints import ENDPOINTS
 from tests.e2e.conftest import CommandLine
@@ -240,3 +241,31 @@ def test_a_run_ended_in_the_middle_is_made_good_by_the_next_one(
         assert staged(empty_database, ENDPOINTS[resource].table) == truth(quick, empty_database, resource)
     assert query(empty_database, RUNNING) == []
     assert query(empty_database, "select distinct error_type from dw_etl_runs where run_status = 'failed'") != []
+
+
+def test_simulate_serves_until_it_is_told_to_stop(etl: CommandLine) -> None:
+    process = etl.start("simulate", "--port", "0", "--scale", "0.0001", "--envelope", "value")
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    answer = requests.get(f"{url}/api/v1/rooms/odata", headers={"X-ApiKey": "demo-key"}, timeout=10)
+    assert len(answer.json()["value"]) > 0
+    assert requests.get(f"{url}/api/v1/rooms/odata", timeout=10).status_code == 401
+    process.send_signal(signal.SIGTERM)
+    _, shown = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert f"export CC_API_BASE_URL={url} CC_API_KEY=demo-key" in shown
+    assert etl("simulate", "--envelope", "paper").returncode == 2
+
+
+def test_db_migrate_says_what_it_did_and_url_prints_nothing_else(etl: CommandLine, empty_database: str) -> None:
+    etl.settings = {"DATABASE_URL": empty_database}
+    assert etl("db", "url").stdout == f"{empty_database}\n"
+    first = etl("db", "migrate")
+    assert first.returncode == 0
+    assert "0001_control" in first.stdout.splitlines()
+    again = etl("db", "migrate")
+    assert (again.stdout, again.stderr) == ("", "The schema is up to date.\n")
+    assert etl("db", "stop").returncode == 2
+    assert "No job has run yet" in etl("status").stderr
+    assert etl("retry", "--failed").returncode == 0
+    assert etl("retry", "--run-id", "7").returncode == 2

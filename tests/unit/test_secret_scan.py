@@ -52,6 +52,7 @@ def test_it_fires_on_keys_and_real_addresses(line: str) -> None:
         "DATABASE_URL=postgresql://postgres@db:5432/trialsync",
         "DATABASE_HOST=",
         'base_url = f"http://127.0.0.1:{port}/CCSWEB"',
+        '"PGHOST": query.get("host"),',
         "CC_API_KEY=demo-key",
         "api_key = settings.api_key",
         f"uid = '{UUID}'",
