@@ -22,10 +22,11 @@ from clinical_conductor.endpoints import CATEGORIES, ENDPOINTS, Endpoint, find_e
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.instances import ensure_instance
 from clinical_conductor.job import JobResult, RunOptions
+from clinical_conductor.landing import one_landing
 from clinical_conductor.orchestrator import run_jobs
 from clinical_conductor.records import content_hash
 from clinical_conductor.settings import Settings, load_settings
-from clinical_conductor.staging import Batch, Stage, one_landing
+from clinical_conductor.staging import Batch, Stage
 
 
 @dataclass(frozen=True, slots=True)

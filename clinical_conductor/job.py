@@ -13,7 +13,7 @@ from uuid import UUID
 
 from psycopg import Connection, sql
 
-from clinical_conductor import runs
+from clinical_conductor import parents, runs
 from clinical_conductor.client import Client, Tally
 from clinical_conductor.database import connect, translated
 from clinical_conductor.endpoints import ENDPOINTS, Endpoint
@@ -29,12 +29,13 @@ from clinical_conductor.errors import (
     RunFenced,
     TrialSyncError,
 )
+from clinical_conductor.landing import Landing
 from clinical_conductor.logs import get_logger, log_context
 from clinical_conductor.paging import Capabilities, Listing
 from clinical_conductor.planning import plan_job
 from clinical_conductor.reading import FanOut, read_ahead
 from clinical_conductor.runs import Counts, Traffic
-from clinical_conductor.staging import Batch, Landing, Stage
+from clinical_conductor.staging import Batch, Stage
 
 WATERMARK_LAG = timedelta(minutes=5)
 """Taken off every watermark: rows that upstream commits late carry an earlier modification time."""
@@ -259,7 +260,7 @@ class Job:
             return
         parent_table = ENDPOINTS[self.endpoint.parent].table
         with translated():
-            total, owed = runs.owed_parents(
+            total, owed = parents.owed_parents(
                 stage.conn,
                 self.endpoint,
                 parent_table,
@@ -421,7 +422,7 @@ class Job:
     def _sync_bulk(self, stage: Stage, capabilities: Capabilities, parent_table: str) -> bool:
         """Reads all parents' children from one listing; False where the instance does not offer it."""
         with translated():
-            runs.remember_parents(stage.conn, self.endpoint, parent_table, self.context.instance_id)
+            parents.remember_parents(stage.conn, self.endpoint, parent_table, self.context.instance_id)
         listing = self._listing(capabilities, bulk=True)
         batches = self._read(listing)
         try:
@@ -447,8 +448,8 @@ class Job:
             if listing.complete:
                 if self.endpoint.owner:
                     stage.delete_unseen()
-                runs.forget_orphan_parents(stage.conn, self.endpoint, parent_table, self.context.instance_id)
-                runs.record_all_parents(stage.conn, self.run_id, self.endpoint, self.context.instance_id)
+                parents.forget_orphan_parents(stage.conn, self.endpoint, parent_table, self.context.instance_id)
+                parents.record_all_parents(stage.conn, self.run_id, self.endpoint, self.context.instance_id)
             self._reconcile(stage, listing, listing.complete, before=Counts())
             self._details.update(parents_fetched=self._details["parents_total"], parents_owed=0)
             self._close_if_fine(stage)
@@ -458,7 +459,7 @@ class Job:
         return True
 
     def _sync_children(
-        self, stage: Stage, capabilities: Capabilities, parent_table: str, owed: list[runs.OwedParent]
+        self, stage: Stage, capabilities: Capabilities, parent_table: str, owed: list[parents.OwedParent]
     ) -> None:
         """Asks for the children of every owed parent."""
         total = self._details["parents_total"]
@@ -496,7 +497,7 @@ class Job:
         def conclude() -> None:
             if self.endpoint.owner:
                 stage.delete_orphans(parent_table)
-            runs.forget_orphan_parents(stage.conn, self.endpoint, parent_table, self.context.instance_id)
+            parents.forget_orphan_parents(stage.conn, self.endpoint, parent_table, self.context.instance_id)
             self._details["staged_count"] = self._staged(stage.conn)
             if not fan_out.failures:
                 self._close_if_fine(stage)

@@ -22,10 +22,10 @@ from clinical_conductor.errors import ConfigurationError, TrialSyncError
 from clinical_conductor.instances import Instance, ensure_instance, resolve_key
 from clinical_conductor.job import Budget, Job, JobContext, JobResult, RunOptions, with_override
 from clinical_conductor.jobs_config import JobConfig, load_jobs_config
+from clinical_conductor.landing import one_landing
 from clinical_conductor.logs import get_logger, log_context
 from clinical_conductor.planning import JobPlan, blank_plan, plan_job
 from clinical_conductor.settings import Settings
-from clinical_conductor.staging import one_landing
 
 log = get_logger(__name__)
 OnProgress = Callable[[str, Mapping[str, Any]], None]

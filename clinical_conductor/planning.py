@@ -16,6 +16,7 @@ from psycopg import Connection, sql
 
 from clinical_conductor import runs
 from clinical_conductor.endpoints import ENDPOINTS, Endpoint
+from clinical_conductor.parents import owed_parents
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def plan_job(
         if endpoint.single or (not path.endswith("/odata") and endpoint.parent is None):
             requests = 1
     else:
-        parents, list_ = runs.owed_parents(
+        parents, list_ = owed_parents(
             conn, endpoint, ENDPOINTS[endpoint.parent].table, instance_id, refresh=full_refresh
         )
         owed = len(list_)

@@ -25,8 +25,8 @@ from clinical_conductor.errors import (
     Unauthorised,
 )
 from clinical_conductor.paging import Capabilities, Listing
+from clinical_conductor.parents import OwedParent, ParentOutcome
 from clinical_conductor.records import Page, content_hash
-from clinical_conductor.runs import OwedParent, ParentOutcome
 from clinical_conductor.staging import Batch
 
 QUEUE_BYTES = 32 * 1024 * 1024

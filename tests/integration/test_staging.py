@@ -1,4 +1,4 @@
-"""The adapter on a real PostgreSQL: what differs is written, what does not is left alone, and every record is counted."""
+"""The adapter on a real PostgreSQL: what differs is written, the rest is left alone, every record is counted."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from clinical_conductor import runs
 from clinical_conductor.database import connect
 from clinical_conductor.endpoints import find_endpoint
 from clinical_conductor.errors import MassDelete, RunFenced
+from clinical_conductor.landing import Landing, LandingFailed, one_landing
+from clinical_conductor.parents import ParentOutcome
 from clinical_conductor.records import Rejected, content_hash
-from clinical_conductor.runs import Counts, ParentOutcome
-from clinical_conductor.staging import Batch, Landing, LandingFailed, Stage, one_landing
+from clinical_conductor.runs import Counts
+from clinical_conductor.staging import Batch, Stage
 
 Record = Mapping[str, Any]
 INSTANCE = 1
@@ -44,7 +46,9 @@ def study(number: int, **fields: Any) -> dict[str, Any]:
 @pytest.fixture
 def conn(database: str) -> Iterator[psycopg.Connection[Any]]:
     with connect(database, autocommit=True) as opened:
-        opened.execute("insert into dw_api_credentials (id, instance_name) values (1, 'default') on conflict do nothing")
+        opened.execute(
+            "insert into dw_api_credentials (id, instance_name) values (1, 'default') on conflict do nothing"
+        )
         yield opened
 
 
@@ -83,14 +87,16 @@ def sync(database: str, conn: psycopg.Connection[Any], landing: Landing) -> Sync
 
 def staged(conn: psycopg.Connection[Any], table: str = "dim_studies_staging") -> dict[tuple[str, str], Any]:
     """What is staged: (parent, key) → JSON as text."""
-    rows = conn.execute(f"select parent_source_id, source_id, data::text from {table}").fetchall()  # noqa: S608
+    rows = conn.execute(f"select parent_source_id, source_id, data::text from {table}").fetchall()
     return {(row[0], row[1]): row[2] for row in rows}
 
 
 def test_first_load_inserts_and_the_same_again_writes_nothing(conn: psycopg.Connection[Any], sync: Sync) -> None:
     records = [study(n) for n in range(5)]
     assert sync(batch(*records)) == Counts(read=5, inserted=5)
-    before = conn.execute("select id, xmin::text, loaded_at, updated_at from dim_studies_staging order by id").fetchall()
+    before = conn.execute(
+        "select id, xmin::text, loaded_at, updated_at from dim_studies_staging order by id"
+    ).fetchall()
     assert sync(batch(*records)) == Counts(read=5, unchanged=5)
     after = conn.execute("select id, xmin::text, loaded_at, updated_at from dim_studies_staging order by id").fetchall()
     assert after == before
@@ -110,7 +116,9 @@ def test_the_same_json_written_differently_is_no_update(conn: psycopg.Connection
     sync(batch(b'{"id": 1, "a": 2}'))
     written = conn.execute("select updated_at, changed_xid::text, etl_run_id from dim_studies_staging").fetchall()
     assert sync(batch(b'{"a":2,"id":1}')) == Counts(read=1, unchanged=1)
-    assert conn.execute("select updated_at, changed_xid::text, etl_run_id from dim_studies_staging").fetchall() == written
+    assert (
+        conn.execute("select updated_at, changed_xid::text, etl_run_id from dim_studies_staging").fetchall() == written
+    )
     assert sync(batch(b'{"a":2,"id":1}')) == Counts(read=1, unchanged=1)
 
 
@@ -142,7 +150,9 @@ def test_duplicates_over_chunks_are_counted_once(
 def test_what_a_complete_enumeration_lacks_is_archived_and_deleted(conn: psycopg.Connection[Any], sync: Sync) -> None:
     sync(batch(*(study(n) for n in range(10))))
     assert sync(batch(*(study(n) for n in range(9)))) == Counts(read=9, unchanged=9, deleted=1)
-    archived = conn.execute("select target_table, source_id, data ->> 'id', reason from dw_etl_deleted_records").fetchall()
+    archived = conn.execute(
+        "select target_table, source_id, data ->> 'id', reason from dw_etl_deleted_records"
+    ).fetchall()
     assert archived == [("dim_studies_staging", "9", "9", "no longer listed")]
 
 
@@ -258,7 +268,9 @@ def test_files_of_killed_processes_are_removed_by_the_next_start(database: str, 
         assert not old.exists()
 
 
-def test_trouble_of_dlt_says_nothing_of_the_data(landing: Landing, tmp_path: Path, conn: psycopg.Connection[Any]) -> None:
+def test_trouble_of_dlt_says_nothing_of_the_data(
+    landing: Landing, tmp_path: Path, conn: psycopg.Connection[Any]
+) -> None:
     conn.execute("select dw_landing_table(1, 'dim_studies_staging')")
     path = tmp_path / "bad.csv"
     path.write_text('seq,parent_source_id,source_id,content_hash,data\n1,"","1",\\x00,"{broken secret"\n')
