@@ -4,8 +4,8 @@
 
 Both sides read patients over HTTP from one simulator in a process of its own and write to one PostgreSQL (the embedded
 one, or DATABASE_URL), in turns. The hand-written side is what a careful engineer writes in an afternoon: requests, JSON
-decode for the key, COPY into a temporary jsonb table, INSERT .. ON CONFLICT DO UPDATE, commit per 50,000 rows. Process start is
-not counted on either side; peak memory is that of a fresh process for each side.
+decode for the key, COPY into a temporary jsonb table, INSERT .. ON CONFLICT DO UPDATE, commit per 50,000 rows. Process
+start is not counted on either side; peak memory is that of a fresh process for each side.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Any
 import psycopg
 import requests
 
+from clinical_conductor.catalog import find_endpoint
 from clinical_conductor.database import connect, database_url, migrate
-from clinical_conductor.endpoints import find_endpoint
 from clinical_conductor.settings import Settings, load_settings
 from clinical_conductor.simulator import SimulatorProcess
 
@@ -40,8 +40,8 @@ def by_hand(settings: Settings) -> dict[str, Any]:
     rows = skip = 0
     with psycopg.connect(database_url(settings)) as conn:
         conn.execute(
-            "create table if not exists by_hand (id serial, data jsonb not null, source_id varchar(255) not null unique, "
-            "loaded_at timestamp default now(), updated_at timestamp default now())"
+            "create table if not exists by_hand (id serial, data jsonb not null, "
+            "source_id varchar(255) not null unique, loaded_at timestamp default now(), updated_at timestamp default now())"
         )
         conn.commit()
         started = time.monotonic()

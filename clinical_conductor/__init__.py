@@ -6,7 +6,7 @@
 
 The rooms, in the direction data flows:
 
-    endpoints   the catalog: one row per endpoint
+    catalog     ENDPOINTS: one row per endpoint
     client      HTTP: pacing, retries, errors           paging     one listing, no row lost or repeated
     records     bytes to records, keys and hashes       source     the dlt source
     reading     pages and fan-outs, read ahead          staging    what differs, landed by dlt, merged

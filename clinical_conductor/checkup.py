@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from clinical_conductor import database
+from clinical_conductor.catalog import Endpoint
 from clinical_conductor.database import Connection, translated
-from clinical_conductor.endpoints import Endpoint
 from clinical_conductor.errors import DatabaseRefused, TrialSyncError
 from clinical_conductor.instances import Instance, ensure_instance
 from clinical_conductor.selection import Switches, catalog_switches, with_rows

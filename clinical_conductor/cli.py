@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from clinical_conductor import console, operations_cli
-from clinical_conductor.endpoints import CATEGORIES, ENDPOINTS, find_endpoint
+from clinical_conductor.catalog import CATEGORIES, ENDPOINTS, find_endpoint
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.selection import named_endpoints
 from clinical_conductor.settings import Settings, load_settings

@@ -12,8 +12,8 @@ from functools import cache
 from html import escape
 from importlib import resources
 
+from clinical_conductor.catalog import CATEGORIES
 from clinical_conductor.charts import day_bars, span, sparkline, stage_timeline
-from clinical_conductor.endpoints import CATEGORIES
 from clinical_conductor.ledger import HEALTH, Job, Night, Run, Snapshot
 from clinical_conductor.remedies import remedy_for
 

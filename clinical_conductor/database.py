@@ -2,7 +2,7 @@
 
 `migrate` does three things, each only when it is due: the numbered files of `sql/migrations`, once each; the
 replaceable objects (functions, procedures, views), whenever one of their files changed; and the catalog, that is a
-staging table and a dw_etl_jobs row per endpoint, whenever `endpoints.py` changed. What was done is written into
+staging table and a dw_etl_jobs row per endpoint, whenever `catalog.py` changed. What was done is written into
 dw_schema_migrations in the transaction that did it. The first run on an older database upgrades its staging tables in
 place, one transaction each, so that a killed upgrade goes on where it was.
 """
@@ -24,7 +24,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from clinical_conductor.endpoints import BY_JOB_ID, ENDPOINTS, Endpoint
+from clinical_conductor.catalog import BY_JOB_ID, ENDPOINTS, Endpoint
 from clinical_conductor.errors import ConfigurationError, DatabaseRefused, DatabaseTrouble, MigrationError
 from clinical_conductor.settings import Settings
 

@@ -19,9 +19,9 @@ import typer
 from rich.text import Text
 
 from clinical_conductor import __version__, checkup, console
+from clinical_conductor.catalog import ENDPOINTS, Endpoint
 from clinical_conductor.checkup import Checkup
 from clinical_conductor.client import Limiter
-from clinical_conductor.endpoints import ENDPOINTS, Endpoint
 from clinical_conductor.errors import EndpointNotOffered, TrialSyncError, Unauthorised
 from clinical_conductor.instances import resolve_key
 from clinical_conductor.job import with_override

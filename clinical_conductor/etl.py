@@ -17,8 +17,8 @@ import msgspec
 from psycopg import Connection
 
 from clinical_conductor import runs
+from clinical_conductor.catalog import CATEGORIES, ENDPOINTS, Endpoint, find_endpoint
 from clinical_conductor.database import connect, database_url, migrate, pending, translated
-from clinical_conductor.endpoints import CATEGORIES, ENDPOINTS, Endpoint, find_endpoint
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.instances import ensure_instance
 from clinical_conductor.job import JobResult, RunOptions

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 
 from clinical_conductor import console, database, warehouse
-from clinical_conductor.endpoints import Endpoint
+from clinical_conductor.catalog import Endpoint
 from clinical_conductor.errors import ConfigurationError, TrialSyncError
 from clinical_conductor.job import JobResult, RunOptions
 from clinical_conductor.jobs_config import load_jobs_config

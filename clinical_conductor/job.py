@@ -14,9 +14,9 @@ from uuid import UUID
 from psycopg import Connection, sql
 
 from clinical_conductor import parents, runs
+from clinical_conductor.catalog import ENDPOINTS, Endpoint
 from clinical_conductor.client import Client, Tally
 from clinical_conductor.database import connect, translated
-from clinical_conductor.endpoints import ENDPOINTS, Endpoint
 from clinical_conductor.errors import (
     BadRequest,
     DatabaseTrouble,

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from clinical_conductor.endpoints import ENDPOINTS, find_endpoint
+from clinical_conductor.catalog import ENDPOINTS, find_endpoint
 from clinical_conductor.errors import ConfigurationError
 
 UTC = ZoneInfo("UTC")

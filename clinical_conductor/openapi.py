@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from clinical_conductor.catalog import Endpoint
 from clinical_conductor.client import Client
-from clinical_conductor.endpoints import Endpoint
 from clinical_conductor.errors import TrialSyncError
 
 DOCUMENT_PATHS = ("/api/docs/v1", "/swagger/docs/v1", "/api/docs")

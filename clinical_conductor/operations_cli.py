@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clinical_conductor.endpoints import Endpoint, find_endpoint
+from clinical_conductor.catalog import Endpoint, find_endpoint
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.settings import Setting, Settings, load_settings
 

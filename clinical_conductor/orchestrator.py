@@ -15,9 +15,9 @@ from uuid import uuid4
 from psycopg import Connection, sql
 
 from clinical_conductor import runs
+from clinical_conductor.catalog import ENDPOINTS, Endpoint, dependency_order
 from clinical_conductor.client import Client
 from clinical_conductor.database import connect, database_url, migrate, pending, translated
-from clinical_conductor.endpoints import ENDPOINTS, Endpoint, dependency_order
 from clinical_conductor.errors import ConfigurationError, TrialSyncError
 from clinical_conductor.instances import Instance, ensure_instance, resolve_key
 from clinical_conductor.job import Budget, Job, JobContext, JobResult, RunOptions, with_override

@@ -24,8 +24,8 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 
+from clinical_conductor.catalog import Endpoint, fill_path, join_key
 from clinical_conductor.client import Client
-from clinical_conductor.endpoints import Endpoint, fill_path, join_key
 from clinical_conductor.envelopes import Envelope, open_envelope
 from clinical_conductor.errors import (
     BadRequest,

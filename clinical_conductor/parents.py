@@ -13,7 +13,7 @@ from typing import Any
 
 from psycopg import Connection, sql
 
-from clinical_conductor.endpoints import Endpoint
+from clinical_conductor.catalog import Endpoint
 
 STALE_AFTER = timedelta(days=30)
 """A parent that was not asked for so long is owed again: a child may change without its parent."""

@@ -15,7 +15,7 @@ from typing import Any
 from psycopg import Connection, sql
 
 from clinical_conductor import runs
-from clinical_conductor.endpoints import ENDPOINTS, Endpoint
+from clinical_conductor.catalog import ENDPOINTS, Endpoint
 from clinical_conductor.parents import owed_parents
 
 

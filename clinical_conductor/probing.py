@@ -17,8 +17,8 @@ from statistics import median
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from clinical_conductor.catalog import ENDPOINTS, Endpoint, depth, fill_path, split_key
 from clinical_conductor.client import KEY_HEADERS, Answer, Client, Limiter
-from clinical_conductor.endpoints import ENDPOINTS, Endpoint, depth, fill_path, split_key
 from clinical_conductor.envelopes import open_envelope
 from clinical_conductor.errors import (
     BadRequest,

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from clinical_conductor.catalog import Endpoint, split_key
 from clinical_conductor.client import Client
-from clinical_conductor.endpoints import Endpoint, split_key
 from clinical_conductor.errors import (
     EndpointNotFound,
     EndpointNotOffered,

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from clinical_conductor.endpoints import Endpoint, join_key
+from clinical_conductor.catalog import Endpoint, join_key
 from clinical_conductor.envelopes import ESCAPE, Envelope
 
 MAX_KEY_LENGTH = 255

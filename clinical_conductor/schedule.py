@@ -24,8 +24,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from clinical_conductor.catalog import Endpoint
 from clinical_conductor.database import connect, database_url, translated
-from clinical_conductor.endpoints import Endpoint
 from clinical_conductor.errors import ConfigurationError, DatabaseRefused, DatabaseTrouble
 from clinical_conductor.jobs_config import JobConfig, check_cron, fire_times, load_jobs_config, next_fire
 from clinical_conductor.logs import get_logger

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from clinical_conductor.endpoints import BY_JOB_ID, CATEGORIES, ENDPOINTS, Endpoint, find_endpoint
+from clinical_conductor.catalog import BY_JOB_ID, CATEGORIES, ENDPOINTS, Endpoint, find_endpoint
 from clinical_conductor.errors import ConfigurationError
 
 Switches = Mapping[int, tuple[bool, str | None]]

@@ -28,13 +28,11 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from itertools import islice
-from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -46,7 +44,7 @@ from dlt.common.configuration import configspec  # isort: skip
 from dlt.common.configuration.specs import BaseConfiguration  # isort: skip
 from dlt.extract import DltResource  # isort: skip
 
-from clinical_conductor.endpoints import (
+from clinical_conductor.catalog import (
     ENDPOINTS,
     Endpoint,
     dependency_order,
@@ -408,16 +406,6 @@ def endpoints() -> list[dict[str, Any]]:
         }
         for row in ENDPOINTS.values()
     ]
-
-
-class _CallableCatalog(ModuleType):
-    """`clinical_conductor.endpoints` is a module and, once it was imported, hides the function of that name."""
-
-    def __call__(self) -> list[dict[str, Any]]:
-        return endpoints()
-
-
-sys.modules[Endpoint.__module__].__class__ = _CallableCatalog
 
 
 def sample(resource: str, n: int = 10, **arguments: Any) -> list[dict[str, Any]]:

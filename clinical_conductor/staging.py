@@ -20,8 +20,8 @@ from typing import IO, Any
 from psycopg import Connection, sql
 
 from clinical_conductor import parents, runs
+from clinical_conductor.catalog import Endpoint
 from clinical_conductor.database import translated
-from clinical_conductor.endpoints import Endpoint
 from clinical_conductor.errors import DatabaseTrouble, MassDelete
 from clinical_conductor.landing import Landing, LandingFailed
 from clinical_conductor.logs import get_logger

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
-from clinical_conductor.endpoints import join_key, split_key
+from clinical_conductor.catalog import join_key, split_key
 from clinical_conductor.simulator.document import DOCUMENT_PATH, write_document
 from clinical_conductor.simulator.odata import BadQuery, Query, Selector, known_properties, parse_query, split_query
 from clinical_conductor.simulator.routes import RECORD_PARENTS, ROUTES, Route

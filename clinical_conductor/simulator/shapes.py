@@ -5,7 +5,7 @@ goes on with its record's fields, indented: their names and order are the vendor
 templates.py; `@table` is the preview of a related row (`@staff/2` another one, `@studies.id` its id alone), `#name` a
 function of relations.py, and `...name` the fields of a fragment.
 
-This list knows nothing of the catalog (endpoints.py) on purpose: it is what the catalog is tested against.
+This list knows nothing of the catalog (catalog.py) on purpose: it is what the catalog is tested against.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from clinical_conductor import cli
+from clinical_conductor.catalog import ENDPOINTS, find_endpoint
 from clinical_conductor.doctor import Finding, Report, examine, show
-from clinical_conductor.endpoints import ENDPOINTS, find_endpoint
 from clinical_conductor.probing import Pace, Witness, find_access, probe_all
 from clinical_conductor.settings import Settings
 from clinical_conductor.simulator import Simulator

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clinical_conductor.endpoints import ENDPOINTS
+from clinical_conductor.catalog import ENDPOINTS
 from clinical_conductor.openapi import compare, find_document
 from clinical_conductor.probing import Witness
 from clinical_conductor.simulator import Simulator

@@ -8,7 +8,7 @@ import time
 
 import psycopg
 
-from clinical_conductor.endpoints import ENDPOINTS
+from clinical_conductor.catalog import ENDPOINTS
 from tests.e2e.conftest import CommandLine
 
 ACTIVE = [row for row in ENDPOINTS.values() if row.active]

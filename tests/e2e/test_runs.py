@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import requests
 
-from clinical_conductor.endpoints import ENDPOINTS
+from clinical_conductor.catalog import ENDPOINTS
 from tests.e2e.conftest import CommandLine
 
 KEYS = {

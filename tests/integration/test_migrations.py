@@ -11,7 +11,7 @@ from shutil import copytree
 import pytest
 
 from clinical_conductor import database as db
-from clinical_conductor.endpoints import BY_JOB_ID, ENDPOINTS
+from clinical_conductor.catalog import BY_JOB_ID, ENDPOINTS
 from clinical_conductor.errors import MigrationError
 
 FORMAT = """

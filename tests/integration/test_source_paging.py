@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from clinical_conductor.catalog import ENDPOINTS, Endpoint, split_key
 from clinical_conductor.client import Client
-from clinical_conductor.endpoints import ENDPOINTS, Endpoint, split_key
 from clinical_conductor.errors import EndpointNotFound, PagingBroken, TrialSyncError, Unauthorised
 from clinical_conductor.paging import Capabilities, Listing
 from clinical_conductor.settings import Settings

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from clinical_conductor import runs
+from clinical_conductor.catalog import find_endpoint
 from clinical_conductor.database import connect
-from clinical_conductor.endpoints import find_endpoint
 from clinical_conductor.errors import MassDelete, RunFenced
 from clinical_conductor.landing import Landing, LandingFailed, one_landing
 from clinical_conductor.parents import ParentOutcome

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg.types.json import Jsonb
 
-from clinical_conductor.endpoints import ENDPOINTS, Endpoint, dependency_order
+from clinical_conductor.catalog import ENDPOINTS, Endpoint, dependency_order
 
 BOUNDS = ("0.05", "0.1", "0.25", "0.5", "1", "2", "5", "10", "+Inf")
 INSTANCE = 1

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from clinical_conductor.endpoints import ENDPOINTS
+from clinical_conductor.catalog import ENDPOINTS
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.jobs_config import (
     UTC,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from clinical_conductor.endpoints import ENDPOINTS
+from clinical_conductor.catalog import ENDPOINTS
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.metrics import render_metrics, write_textfile
 from clinical_conductor.settings import Settings

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 from clinical_conductor import errors
+from clinical_conductor.catalog import ENDPOINTS
 from clinical_conductor.database import connect
-from clinical_conductor.endpoints import ENDPOINTS
 from clinical_conductor.errors import DatabaseRefused, TrialSyncError
 from clinical_conductor.ledger import Job, Snapshot
 from clinical_conductor.monitoring import read_ledger, read_run, read_runs, rejection_reasons, take_snapshot

@@ -14,8 +14,8 @@ from zoneinfo import ZoneInfo
 import psycopg
 import pytest
 
+from clinical_conductor.catalog import ENDPOINTS
 from clinical_conductor.database import connect
-from clinical_conductor.endpoints import ENDPOINTS
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.jobs_config import JobConfig, load_jobs_config
 from clinical_conductor.schedule import (

@@ -61,7 +61,7 @@ class StrictServer:
             def log_message(self, *_: Any) -> None:
                 """Quiet."""
 
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 status, body = outer.answer(self.path, self.headers.get("CCAPIKey"))
                 text = json.dumps(body, ensure_ascii=False).encode()
                 self.send_response(status)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from clinical_conductor.endpoints import ENDPOINTS
+from clinical_conductor.catalog import ENDPOINTS
 from clinical_conductor.simulator import Simulator
 from tests.simulator.reading import get
 

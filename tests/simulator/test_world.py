@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clinical_conductor.endpoints import ENDPOINTS, join_key
+from clinical_conductor.catalog import ENDPOINTS, join_key
 from clinical_conductor.simulator import Simulator
 from clinical_conductor.simulator.shapes import TABLES
 from clinical_conductor.simulator.world import World

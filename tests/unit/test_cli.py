@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from clinical_conductor import cli, console
-from clinical_conductor.endpoints import BY_JOB_ID, CATEGORIES, ENDPOINTS
+from clinical_conductor.catalog import BY_JOB_ID, CATEGORIES, ENDPOINTS
 from clinical_conductor.errors import ConfigurationError, ServerTrouble
 from clinical_conductor.job import JobResult
 from clinical_conductor.selection import catalog_switches, choose, named_endpoints, with_rows

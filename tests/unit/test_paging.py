@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clinical_conductor.catalog import ENDPOINTS, Endpoint, Key
 from clinical_conductor.client import Answer, encode_query
-from clinical_conductor.endpoints import ENDPOINTS, Endpoint, Key
 from clinical_conductor.envelopes import read_document
 from clinical_conductor.errors import BadRequest, EndpointNotFound, PagingBroken, ParentGone
 from clinical_conductor.paging import Capabilities, Listing, count_upstream

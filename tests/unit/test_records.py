@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinical_conductor.endpoints import ENDPOINTS
+from clinical_conductor.catalog import ENDPOINTS
 from clinical_conductor.envelopes import open_envelope, read_document
 from clinical_conductor.errors import UnknownEnvelope
 from clinical_conductor.records import (

@@ -10,7 +10,7 @@ import pytest
 import requests_mock
 
 import clinical_conductor as package
-from clinical_conductor.endpoints import ENDPOINTS
+from clinical_conductor.catalog import ENDPOINTS
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.source import (
     ClinicalConductorClient,
@@ -162,7 +162,6 @@ def test_the_package_offers_it() -> None:
     assert package.clinical_conductor is clinical_conductor
     assert package.sample is sample
     assert package.endpoints() == endpoints()
-    assert package.endpoints.ENDPOINTS is ENDPOINTS  # the module of that name answers, too
     assert package.ClinicalConductorClient is ClinicalConductorClient
 
 

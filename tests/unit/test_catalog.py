@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import pytest
 
-from clinical_conductor.endpoints import (
+from clinical_conductor.catalog import (
     BY_CONTENT,
     BY_ID,
     BY_JOB_ID,
