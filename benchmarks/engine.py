@@ -41,7 +41,8 @@ def by_hand(settings: Settings) -> dict[str, Any]:
     with psycopg.connect(database_url(settings)) as conn:
         conn.execute(
             "create table if not exists by_hand (id serial, data jsonb not null, "
-            "source_id varchar(255) not null unique, loaded_at timestamp default now(), updated_at timestamp default now())"
+            "source_id varchar(255) not null unique, loaded_at timestamp default now(), "
+            "updated_at timestamp default now())"
         )
         conn.commit()
         started = time.monotonic()
