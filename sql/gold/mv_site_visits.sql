@@ -10,9 +10,9 @@ select
     percentile_disc(0.5) within group (order by v.days_from_target) as median_days_from_target
 from dw_fact_visit as v
 inner join dw_dim_subject as s
-    on s.source_instance_id = v.source_instance_id
+    on v.source_instance_id = s.source_instance_id
     and s.parent_source_id = replace(replace(v.study_id, '%', '%25'), '/', '%2F')
-    and s.source_id = v.subject_id
+    and v.subject_id = s.source_id
     and s.is_current
 where s.site_id is not null
 group by s.source_instance_id, s.site_id;

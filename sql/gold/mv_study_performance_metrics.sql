@@ -25,8 +25,8 @@ select
     f.velocity_per_month,
     f.percent_to_target
 from dw_fact_study_performance as f
-inner join dw_dim_date as d on d.date_key = f.event_date_key
-left join dw_dim_study as t on t.source_instance_id = f.source_instance_id and t.source_id = f.study_id and t.is_current
+inner join dw_dim_date as d on f.event_date_key = d.date_key
+left join dw_dim_study as t on f.source_instance_id = t.source_instance_id and f.study_id = t.source_id and t.is_current
 where d.full_date > (now() at time zone 'UTC')::date - 90;
 create unique index if not exists mv_study_performance_metrics_key
 on mv_study_performance_metrics (source_instance_id, study_id, performance_date);

@@ -18,11 +18,11 @@ left join lateral (
 group by j.target_table
 union all
 select
-    case when t.kind = 'view' then 'gold' else 'silver' end,
-    t.target_table,
-    r.finished_at,
-    now() - r.finished_at,
-    true
+    case when t.kind = 'view' then 'gold' else 'silver' end as layer,
+    t.target_table as table_name,
+    r.finished_at as refreshed_at,
+    now() - r.finished_at as age,
+    true as is_active
 from dw_transformations as t
 left join lateral (
     select s.finished_at

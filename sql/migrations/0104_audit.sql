@@ -66,6 +66,10 @@ create trigger dw_audit after insert or update on dw_schema_migrations for each 
 create trigger dw_audit after insert or update or delete on dw_etl_jobs for each row execute function dw_audit();
 
 insert into dw_audit_log (at, action, object, details)
-select m.applied_at, 'migrate', m.name, jsonb_build_object('content_hash', m.content_hash)
+select
+    m.applied_at,
+    'migrate' as action,
+    m.name,
+    jsonb_build_object('content_hash', m.content_hash) as details
 from dw_schema_migrations as m
 order by m.applied_at, m.name;

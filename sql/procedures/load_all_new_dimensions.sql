@@ -35,11 +35,11 @@ begin
         raise exception 'not loaded: %. dw_transformation_runs.error says why', array_to_string(broken, ', ');
     end if;
 end $$;
-comment on procedure dw_load_all(text[], boolean) is 'Calls the listed procedures of the given kinds in order, each in its own transaction.';
+comment on procedure dw_load_all (text [], boolean) is 'Calls the listed procedures of the given kinds in order, each in its own transaction.';
 
 create or replace procedure load_all_new_dimensions(full_refresh boolean default false)
 language plpgsql as $$
 begin
     call dw_load_all('{type0,type1,scd2}', full_refresh);
 end $$;
-comment on procedure load_all_new_dimensions(boolean) is 'Loads every dimension.';
+comment on procedure load_all_new_dimensions (boolean) is 'Loads every dimension.';

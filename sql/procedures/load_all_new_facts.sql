@@ -4,4 +4,4 @@ language plpgsql as $$
 begin
     call dw_load_all('{fact}', full_refresh);
 end $$;
-comment on procedure load_all_new_facts(boolean) is 'Loads every fact.';
+comment on procedure load_all_new_facts (boolean) is 'Loads every fact.';

@@ -9,6 +9,7 @@ with days as (
         extract(isodow from g.day)::integer as day_of_week
     from generate_series(timestamp '1990-01-01', timestamp '2060-12-31', interval '1 day') as g (day)
 ),
+
 named as (
     select
         d.*,
@@ -30,6 +31,7 @@ named as (
         end as floating_name
     from days as d
 ),
+
 observed as (
     select
         n.*,
@@ -42,6 +44,7 @@ observed as (
     from named as n
     window w as (order by n.full_date)
 )
+
 select
     o.year * 10000 + o.month * 100 + o.day as date_key,
     o.full_date,
@@ -61,7 +64,23 @@ select
     o.holiday_name
 from observed as o
 union all
-select -1, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null;
+select
+    -1 as date_key,
+    null as full_date,
+    null as year,
+    null as quarter,
+    null as month,
+    null as month_name,
+    null as week,
+    null as day,
+    null as day_of_week,
+    null as day_name,
+    null as day_of_year,
+    null as is_weekend,
+    null as fiscal_year,
+    null as fiscal_quarter,
+    null as is_holiday,
+    null as holiday_name;
 comment on view stg_dim_date is 'The days that dw_dim_date holds, and the unknown one.';
 
 create or replace procedure load_dw_dim_date(full_refresh boolean default false, inout run_id bigint default null)
@@ -88,7 +107,7 @@ begin
     end if;
     perform dw_finish_run(run_id, inserted => inserted, updated => updated);
 end $$;
-comment on procedure load_dw_dim_date(boolean, bigint) is 'Loads dw_dim_date.';
+comment on procedure load_dw_dim_date (boolean, bigint) is 'Loads dw_dim_date.';
 
 select dw_register('load_dw_dim_date', 'type0', 1);
 

@@ -125,6 +125,6 @@ language plpgsql as $$
 begin
     run_id := dw_apply('load_dw_dim_medical_code', full_refresh, run_id);
 end $$;
-comment on procedure load_dw_dim_medical_code(boolean, bigint) is 'Loads dw_dim_medical_code.';
+comment on procedure load_dw_dim_medical_code (boolean, bigint) is 'Loads dw_dim_medical_code.';
 
 select dw_register('load_dw_dim_medical_code', 'type1', 14, '{dim_system_allergies_staging,dim_system_conditions_staging,dim_system_medications_staging,dim_system_procedures_staging,dim_system_immunizations_staging,dim_system_devices_staging,dim_system_social_history_staging}');

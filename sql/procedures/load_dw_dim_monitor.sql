@@ -15,6 +15,6 @@ language plpgsql as $$
 begin
     run_id := dw_apply('load_dw_dim_monitor', full_refresh, run_id);
 end $$;
-comment on procedure load_dw_dim_monitor(boolean, bigint) is 'Loads dw_dim_monitor.';
+comment on procedure load_dw_dim_monitor (boolean, bigint) is 'Loads dw_dim_monitor.';
 
 select dw_register('load_dw_dim_monitor', 'type1', 13, '{dim_monitors_staging}');

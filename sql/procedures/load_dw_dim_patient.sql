@@ -43,6 +43,6 @@ language plpgsql as $$
 begin
     run_id := dw_apply('load_dw_dim_patient', full_refresh, run_id);
 end $$;
-comment on procedure load_dw_dim_patient(boolean, bigint) is 'Loads dw_dim_patient.';
+comment on procedure load_dw_dim_patient (boolean, bigint) is 'Loads dw_dim_patient.';
 
 select dw_register('load_dw_dim_patient', 'scd2', 22, '{dim_patients_staging}');

@@ -29,6 +29,6 @@ language plpgsql as $$
 begin
     run_id := dw_apply('load_dw_dim_site', full_refresh, run_id);
 end $$;
-comment on procedure load_dw_dim_site(boolean, bigint) is 'Loads dw_dim_site.';
+comment on procedure load_dw_dim_site (boolean, bigint) is 'Loads dw_dim_site.';
 
 select dw_register('load_dw_dim_site', 'scd2', 10, '{dim_sites_staging}');

@@ -19,6 +19,6 @@ language plpgsql as $$
 begin
     run_id := dw_apply('load_dw_dim_sponsor', full_refresh, run_id);
 end $$;
-comment on procedure load_dw_dim_sponsor(boolean, bigint) is 'Loads dw_dim_sponsor.';
+comment on procedure load_dw_dim_sponsor (boolean, bigint) is 'Loads dw_dim_sponsor.';
 
 select dw_register('load_dw_dim_sponsor', 'scd2', 12, '{dim_sponsors_staging}');

@@ -24,6 +24,6 @@ language plpgsql as $$
 begin
     run_id := dw_apply('load_dw_dim_staff', full_refresh, run_id);
 end $$;
-comment on procedure load_dw_dim_staff(boolean, bigint) is 'Loads dw_dim_staff.';
+comment on procedure load_dw_dim_staff (boolean, bigint) is 'Loads dw_dim_staff.';
 
 select dw_register('load_dw_dim_staff', 'scd2', 11, '{dim_staff_staging}');

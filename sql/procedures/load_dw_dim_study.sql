@@ -39,6 +39,6 @@ language plpgsql as $$
 begin
     run_id := dw_apply('load_dw_dim_study', full_refresh, run_id);
 end $$;
-comment on procedure load_dw_dim_study(boolean, bigint) is 'Loads dw_dim_study.';
+comment on procedure load_dw_dim_study (boolean, bigint) is 'Loads dw_dim_study.';
 
 select dw_register('load_dw_dim_study', 'scd2', 20, '{dim_studies_staging}');

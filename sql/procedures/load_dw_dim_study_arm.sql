@@ -17,6 +17,6 @@ language plpgsql as $$
 begin
     run_id := dw_apply('load_dw_dim_study_arm', full_refresh, run_id);
 end $$;
-comment on procedure load_dw_dim_study_arm(boolean, bigint) is 'Loads dw_dim_study_arm.';
+comment on procedure load_dw_dim_study_arm (boolean, bigint) is 'Loads dw_dim_study_arm.';
 
 select dw_register('load_dw_dim_study_arm', 'scd2', 25, '{dim_study_arms_staging}', parent_reference => 'study');

@@ -34,6 +34,6 @@ language plpgsql as $$
 begin
     run_id := dw_apply('load_dw_dim_subject', full_refresh, run_id);
 end $$;
-comment on procedure load_dw_dim_subject(boolean, bigint) is 'Loads dw_dim_subject.';
+comment on procedure load_dw_dim_subject (boolean, bigint) is 'Loads dw_dim_subject.';
 
 select dw_register('load_dw_dim_subject', 'scd2', 21, '{dim_subjects_staging}', parent_reference => 'study');

@@ -32,6 +32,6 @@ language plpgsql as $$
 begin
     run_id := dw_apply('load_dw_dim_visit', full_refresh, run_id);
 end $$;
-comment on procedure load_dw_dim_visit(boolean, bigint) is 'Loads dw_dim_visit.';
+comment on procedure load_dw_dim_visit (boolean, bigint) is 'Loads dw_dim_visit.';
 
 select dw_register('load_dw_dim_visit', 'scd2', 23, '{dim_visits_staging}', parent_reference => 'study');

@@ -31,6 +31,6 @@ language plpgsql as $$
 begin
     run_id := dw_apply('load_dw_dim_visit_element', full_refresh, run_id);
 end $$;
-comment on procedure load_dw_dim_visit_element(boolean, bigint) is 'Loads dw_dim_visit_element.';
+comment on procedure load_dw_dim_visit_element (boolean, bigint) is 'Loads dw_dim_visit_element.';
 
 select dw_register('load_dw_dim_visit_element', 'scd2', 24, '{dim_elements_staging}');

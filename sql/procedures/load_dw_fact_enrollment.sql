@@ -21,6 +21,6 @@ language plpgsql as $$
 begin
     run_id := dw_apply('load_dw_fact_enrollment', full_refresh, run_id);
 end $$;
-comment on procedure load_dw_fact_enrollment(boolean, bigint) is 'Loads dw_fact_enrollment.';
+comment on procedure load_dw_fact_enrollment (boolean, bigint) is 'Loads dw_fact_enrollment.';
 
 select dw_register('load_dw_fact_enrollment', 'fact', 41, '{dim_subjects_staging}', '{load_dw_dim_date,load_dw_dim_study,load_dw_dim_subject,load_dw_dim_patient,load_dw_dim_site,load_dw_dim_study_arm}');

@@ -18,8 +18,13 @@ with firsts as (
     where s.study_id is not null and s.subject_id is not null and s.event_time is not null
     group by s.source_instance_id, s.study_id, s.subject_id
 ),
+
 milestones as (
-    select f.source_instance_id, f.study_id, m.milestone, (m.reached at time zone 'UTC')::date as day
+    select
+        f.source_instance_id,
+        f.study_id,
+        m.milestone,
+        (m.reached at time zone 'UTC')::date as day
     from firsts as f
     cross join lateral (
         values ('seen', f.seen), ('screened', f.screened), ('screen_failed', f.screen_failed), ('randomized', f.randomized),
@@ -27,16 +32,21 @@ milestones as (
     ) as m (milestone, reached)
     where m.reached is not null
     union all
-    select e.source_instance_id, e.study_id, 'enrolled', (e.event_time at time zone 'UTC')::date
+    select
+        e.source_instance_id,
+        e.study_id,
+        'enrolled' as milestone,
+        (e.event_time at time zone 'UTC')::date as day
     from dw_fact_enrollment as e
     where e.event_time is not null
 ),
+
 -- Everything before the first day shown is counted on the day before it; 30 days more are kept for the velocity.
 daily as (
     select
         m.source_instance_id,
         m.study_id,
-        greatest(m.day, d.first_day - 31) as day,
+        greatest(m.day, (now() at time zone 'UTC')::date - 120) as day,
         count(*) filter (where m.milestone = 'seen') as subjects,
         count(*) filter (where m.milestone = 'screened') as screened,
         count(*) filter (where m.milestone = 'screen_failed') as screen_failed,
@@ -45,9 +55,9 @@ daily as (
         count(*) filter (where m.milestone = 'completed') as completed,
         count(*) filter (where m.milestone = 'withdrawn') as withdrawn
     from milestones as m
-    cross join (select (now() at time zone 'UTC')::date - 89 as first_day) as d
-    group by m.source_instance_id, m.study_id, greatest(m.day, d.first_day - 31)
+    group by m.source_instance_id, m.study_id, greatest(m.day, (now() at time zone 'UTC')::date - 120)
 ),
+
 counted as (
     select
         t.source_instance_id,
@@ -65,10 +75,11 @@ counted as (
     from dw_dim_study as t
     cross join generate_series((now() at time zone 'UTC')::date - 120, (now() at time zone 'UTC')::date, interval '1 day') as g (day)
     left join daily as d
-        on d.source_instance_id = t.source_instance_id and d.study_id = t.source_id and d.day = g.day::date
+        on t.source_instance_id = d.source_instance_id and t.source_id = d.study_id and d.day = g.day::date
     where t.is_current and t.study_key > 0
     window w as (partition by t.source_instance_id, t.source_id order by g.day)
 )
+
 select
     c.source_instance_id,
     c.study_id as parent_source_id,
@@ -93,7 +104,7 @@ language plpgsql as $$
 begin
     run_id := dw_apply('load_dw_fact_study_performance', full_refresh, run_id);
 end $$;
-comment on procedure load_dw_fact_study_performance(boolean, bigint) is 'Loads dw_fact_study_performance.';
+comment on procedure load_dw_fact_study_performance (boolean, bigint) is 'Loads dw_fact_study_performance.';
 
 select dw_register('load_dw_fact_study_performance', 'fact', 50, '{dw_fact_subject_status_change,dw_fact_enrollment,dw_dim_study}',
     '{load_dw_dim_date,load_dw_dim_study,load_dw_fact_subject_status_change,load_dw_fact_enrollment}', derived => true, keeps_history => true);

@@ -20,6 +20,6 @@ language plpgsql as $$
 begin
     run_id := dw_apply('load_dw_fact_subject_arm', full_refresh, run_id);
 end $$;
-comment on procedure load_dw_fact_subject_arm(boolean, bigint) is 'Loads dw_fact_subject_arm.';
+comment on procedure load_dw_fact_subject_arm (boolean, bigint) is 'Loads dw_fact_subject_arm.';
 
 select dw_register('load_dw_fact_subject_arm', 'fact', 45, '{dw_dim_subject}', '{load_dw_dim_date,load_dw_dim_study,load_dw_dim_subject,load_dw_dim_study_arm}', derived => true);

@@ -18,6 +18,6 @@ language plpgsql as $$
 begin
     run_id := dw_apply('load_dw_fact_subject_status_change', full_refresh, run_id);
 end $$;
-comment on procedure load_dw_fact_subject_status_change(boolean, bigint) is 'Loads dw_fact_subject_status_change.';
+comment on procedure load_dw_fact_subject_status_change (boolean, bigint) is 'Loads dw_fact_subject_status_change.';
 
 select dw_register('load_dw_fact_subject_status_change', 'fact', 40, '{dim_subject_statuses_staging}', '{load_dw_dim_date,load_dw_dim_study,load_dw_dim_subject,load_dw_dim_site}');

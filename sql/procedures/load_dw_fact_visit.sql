@@ -27,6 +27,6 @@ language plpgsql as $$
 begin
     run_id := dw_apply('load_dw_fact_visit', full_refresh, run_id);
 end $$;
-comment on procedure load_dw_fact_visit(boolean, bigint) is 'Loads dw_fact_visit.';
+comment on procedure load_dw_fact_visit (boolean, bigint) is 'Loads dw_fact_visit.';
 
 select dw_register('load_dw_fact_visit', 'fact', 42, '{dim_patient_visits_staging}', '{load_dw_dim_date,load_dw_dim_study,load_dw_dim_subject,load_dw_dim_visit}');

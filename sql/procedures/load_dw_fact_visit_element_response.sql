@@ -29,15 +29,23 @@ comment on view stg_fact_visit_element_response is 'Staging as dw_fact_visit_ele
 
 -- An element's record names neither study nor subject: its visit does. A changed visit brings its elements back.
 create or replace view stg_fact_visit_element_response_via_dim_patient_visits_staging as
-select s.source_instance_id, s.parent_source_id, s.source_id, v.changed_xid
+select
+    s.source_instance_id,
+    s.parent_source_id,
+    s.source_id,
+    v.changed_xid
 from dim_patient_visits_staging as v
 inner join dim_patient_visit_elements_staging as s
-    on s.source_instance_id = v.source_instance_id and s.parent_source_id = v.source_id
+    on v.source_instance_id = s.source_instance_id and v.source_id = s.parent_source_id
 union all
-select s.source_instance_id, s.parent_source_id, s.source_id, d.changed_xid
+select
+    s.source_instance_id,
+    s.parent_source_id,
+    s.source_id,
+    d.changed_xid
 from dw_etl_deleted_records as d
 inner join dim_patient_visit_elements_staging as s
-    on s.source_instance_id = d.source_instance_id and s.parent_source_id = d.source_id
+    on d.source_instance_id = s.source_instance_id and d.source_id = s.parent_source_id
 where d.target_table = 'dim_patient_visits_staging';
 comment on view stg_fact_visit_element_response_via_dim_patient_visits_staging is 'Elements whose visit changed.';
 
@@ -48,6 +56,6 @@ language plpgsql as $$
 begin
     run_id := dw_apply('load_dw_fact_visit_element_response', full_refresh, run_id);
 end $$;
-comment on procedure load_dw_fact_visit_element_response(boolean, bigint) is 'Loads dw_fact_visit_element_response.';
+comment on procedure load_dw_fact_visit_element_response (boolean, bigint) is 'Loads dw_fact_visit_element_response.';
 
 select dw_register('load_dw_fact_visit_element_response', 'fact', 43, '{dim_patient_visit_elements_staging,dim_patient_visits_staging}', '{load_dw_dim_date,load_dw_dim_study,load_dw_dim_subject,load_dw_dim_visit,load_dw_dim_visit_element}');

@@ -4,4 +4,4 @@ language plpgsql as $$
 begin
     call dw_load_all('{view}', full_refresh);
 end $$;
-comment on procedure refresh_materialized_views(boolean) is 'Refreshes every materialized view that is out of date.';
+comment on procedure refresh_materialized_views (boolean) is 'Refreshes every materialized view that is out of date.';
