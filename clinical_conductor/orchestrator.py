@@ -109,9 +109,16 @@ class _Schedule:
         self._results: dict[str, JobResult] = {}
         order = dependency_order(job.endpoint for job in jobs.values())
         rank = {row.resource: number for number, row in enumerate(order)}
+        # Where a budget may not last for all fan-outs, those that waited longest come first.
+        budgeted = context.options.max_requests is not None or context.options.deadline is not None
+        last_runs = _last_runs(context) if budgeted else {}
         self._waiting = sorted(
             (row.resource for row in order),
-            key=lambda name: (config[name].priority if name in config else 50, rank[name]),
+            key=lambda name: (
+                config[name].priority if name in config else 50,
+                jobs[name].endpoint.parent is not None and last_runs.get(jobs[name].endpoint.job_id, 0),
+                rank[name],
+            ),
         )
         self._after: dict[str, set[str]] = {name: set() for name in jobs}
         owners = {row.table: row.resource for row in order if row.owner}
@@ -195,6 +202,16 @@ class _Schedule:
             log.warning("skip_not_recorded", resource=name, error=str(error))
         self._results[name] = result
         self._context.on_progress(name, {"status": "skipped"})
+
+
+def _last_runs(context: JobContext) -> dict[int, int]:
+    """The last run of every job that asked for something, by job id."""
+    with connect(context.url, autocommit=True) as conn, translated():
+        rows = conn.execute(
+            "select job_id, max(id) from dw_etl_runs where source_instance_id = %s and requests > 0 group by 1",
+            (context.instance_id,),
+        ).fetchall()
+    return {row[0]: row[1] for row in rows}
 
 
 def _usable(result: JobResult) -> bool:

@@ -116,7 +116,11 @@ def owed_parents(
                     when l.status = 'gone' and (%(refresh)s or l.fetched_at < now() - %(stale)s) then 'gone'
                     when %(refresh)s then 'refresh'
                     when l.status = 'failed' then 'failed'
-                    when l.fetched_at < now() - %(stale)s then 'stale'
+                    -- Each parent has an age of its own between half the limit and the limit: what was read in one
+                    -- night is not all owed again in one night.
+                    when l.fetched_at < now()
+                        - %(stale)s::interval * (0.5 + (hashtextextended(p.parent_key, %(job)s) & 1023) / 2048.0)
+                        then 'stale'
                 end as why
             from parents as p
             left join dw_etl_parents as l

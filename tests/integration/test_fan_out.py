@@ -57,6 +57,33 @@ def test_stale_parents_are_owed_the_stalest_first(loaded: Pipeline, simulator: S
     assert asked(simulator, place) == [older, old]
 
 
+def test_what_was_read_in_one_night_becomes_stale_over_many(loaded: Pipeline) -> None:
+    """And nothing is older than the limit of 30 days."""
+    patients = loaded.count("patients")
+    owed = []
+    for age in (14, 19, 25, 31):
+        loaded.query(
+            "update dw_etl_parents set fetched_at = now() - make_interval(days => %s) where job_id = 147 returning 1", age
+        )
+        owed.append(loaded.one("patient_devices", max_requests=1).parents_owed + 1)
+    assert owed[0] == 1  # none, but the sum counts the one that was not asked
+    assert 1 < owed[1] < owed[2] < owed[3] == patients
+
+
+def test_a_budget_goes_to_the_fan_out_that_waited_longest(
+    pipeline_to: Callable[..., Pipeline], simulator: Simulator
+) -> None:
+    pipeline = pipeline_to(simulator, parallel_jobs=1)
+    pipeline.one("studies")
+    names = (ARMS, "study_notes", "study_roles")
+    seen = []
+    for _ in names:
+        results = pipeline.run(*names, max_requests=pipeline.count("studies"), full_refresh=True)
+        seen += [name for name in names if results[name].requests]
+        assert sorted(r.status for r in results.values()) == ["skipped", "skipped", "success"]
+    assert sorted(seen) == sorted(names)
+
+
 def test_a_full_refresh_owes_everything(loaded: Pipeline, simulator: Simulator) -> None:
     parent, record = next(iter(simulator.truth(ARMS)))
     key = json.loads(record).get("id") or json.loads(record)["Id"]
