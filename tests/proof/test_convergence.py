@@ -146,11 +146,12 @@ class Schedule:
             world.edit(name, row, {"comment": f"change {event.at}"})
 
 
-def identities(simulator: Simulator, resource: str) -> set[tuple[str, str]]:
-    """What stays the same of the records that are served now, however they change."""
+def served(simulator: Simulator, resource: str) -> dict[int, bytes]:
+    """The records that are served now, by what stays the same of them however they change."""
     world = simulator.world
     with world.lock:
-        return {(resource, str(row)) for row in world.tables[resource].of(None)}
+        rows = world.tables[resource]
+        return {row: rows.record(row) for row in rows.of(None)}
 
 
 def check(scenario: Scenario, make: Callable[..., Pipeline], patch: pytest.MonkeyPatch) -> None:
@@ -193,18 +194,16 @@ def check(scenario: Scenario, make: Callable[..., Pipeline], patch: pytest.Monke
         for broken in scenario.breaks:
             options = {"seconds": 0} if broken.kind == "throttle" else {}
             simulator.fault(broken.kind, resource=broken.resource, after=broken.after, count=1, **options)
-        there = {name: identities(simulator, name) for name in LISTINGS}
+        there = {name: served(simulator, name) for name in LISTINGS}
         held = {name: not pipeline.difference(name).missing for name in LISTINGS}
         schedule.running = True
         pipeline.run(*ALL, parallel=1)
         schedule.running = False
         for name in LISTINGS:
-            # Nobody was deleted who was there all the time.
+            # Nothing was deleted that was there all the time.
             if held[name]:
-                lasting = there[name] & identities(simulator, name)
-                rows = simulator.world.tables[name]
-                records = [rows.record(int(row)) for _, row in lasting if int(row) not in rows.edits]
-                lost = pipeline.difference(name, [("", record) for record in records]).missing
+                lasting = there[name].items() & served(simulator, name).items()
+                lost = pipeline.difference(name, [("", record) for _, record in lasting]).missing
                 assert lost == 0, f"{name}: {lost} rows were deleted that were served all the time"
 
         simulator.faults.clear(simulator.api)
