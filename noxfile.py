@@ -13,7 +13,7 @@ nox.options.sessions = ["lint", "typing", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = False
 
-PYTHON = ["clinical_conductor", "pipelines", "tests", "benchmarks", "noxfile.py", ".ci"]
+PYTHON = ["clinical_conductor", "pipelines", "tests", "benchmarks", "notebooks", "noxfile.py", ".ci"]
 
 
 def install(session: nox.Session, extra: str = "dev") -> None:
