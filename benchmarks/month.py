@@ -4,8 +4,8 @@
 
 Every night one per cent of all records changes (half of the children's changes touch their parent), records appear and
 vanish, and one run may make so many requests as a share of a full fan-out says. Listings have to be equal to the
-simulator's truth every morning; everything has to be after a last run without a budget. Time is moved by taking a day off what
-the ledger remembers. Prints a Markdown table for docs/benchmarks.md; ends with 1 if anything differs that must not.
+simulator's truth every morning; everything has to be after a last run without a budget. Time is moved by taking a
+day off what the ledger remembers. Prints a Markdown table for docs/benchmarks.md; ends with 1 if anything differs that must not.
 """
 
 from __future__ import annotations
@@ -123,7 +123,10 @@ def main() -> int:
             children = sum(month.difference(name) for name in CHILDREN)
             requests = sum(result.requests for result in results.values())
             owed = sum(result.parents_owed for result in results.values())
-            print(f"| {night} | {requests:,} | {owed:,} | {month.stalest():.0f} | {len(differing)} | {children:,} |", flush=True)
+            print(
+                f"| {night} | {requests:,} | {owed:,} | {month.stalest():.0f} | {len(differing)} | {children:,} |",
+                flush=True,
+            )
         month.run(full_refresh=True, allow_mass_delete=True)
         left = {name: count for name in (*LISTINGS, *CHILDREN) if (count := month.difference(name))}
         wrong += [f"after the last run: {name} differs by {count}" for name, count in left.items()]

@@ -63,7 +63,8 @@ def test_what_was_read_in_one_night_becomes_stale_over_many(loaded: Pipeline) ->
     owed = []
     for age in (14, 19, 25, 31):
         loaded.query(
-            "update dw_etl_parents set fetched_at = now() - make_interval(days => %s) where job_id = 147 returning 1", age
+            "update dw_etl_parents set fetched_at = now() - make_interval(days => %s) where job_id = 147 returning 1",
+            age,
         )
         owed.append(loaded.one("patient_devices", max_requests=1).parents_owed + 1)
     assert owed[0] == 1  # none, but the sum counts the one that was not asked
@@ -184,9 +185,7 @@ def test_children_that_vanish_are_archived_up_to_the_threshold(loaded: Pipeline,
     assert len(served) == loaded.count("study_detail")
 
 
-def test_what_the_budget_does_not_reach_stays_owed(
-    pipeline_to: Callable[..., Pipeline], simulator: Simulator
-) -> None:
+def test_what_the_budget_does_not_reach_stays_owed(pipeline_to: Callable[..., Pipeline], simulator: Simulator) -> None:
     pipeline = pipeline_to(simulator)
     pipeline.one("studies")
     total = pipeline.count("studies")
@@ -236,9 +235,7 @@ def test_without_the_bulk_route_parents_are_asked(
     assert len(simulator.log) == place
 
 
-def test_a_child_asked_for_first_brings_its_parents(
-    pipeline_to: Callable[..., Pipeline], simulator: Simulator
-) -> None:
+def test_a_child_asked_for_first_brings_its_parents(pipeline_to: Callable[..., Pipeline], simulator: Simulator) -> None:
     pipeline = pipeline_to(simulator)
     results = pipeline.run("visit_elements_by_study")
     assert list(results) == ["visit_elements_by_study"]

@@ -38,7 +38,8 @@ def texts(value: Any) -> Iterator[str]:
 def quarantine(pipeline: Pipeline) -> list[tuple[str, str]]:
     """Raw text and reason of what was set aside."""
     return pipeline.query(
-        "select raw, reason from dw_etl_rejected_records where source_instance_id = %s order by id", pipeline.instance_id()
+        "select raw, reason from dw_etl_rejected_records where source_instance_id = %s order by id",
+        pipeline.instance_id(),
     )
 
 

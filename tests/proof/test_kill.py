@@ -71,7 +71,14 @@ class Victim:
             "PYTHONPATH": str(ROOT),
         }
         plain = {name: value for name, value in os.environ.items() if not name.startswith(("CC_", "ETL_", "DATABASE_"))}
-        arguments = ["run", "--no-transform", "--full-refresh", "--allow-mass-delete", "--resources", ",".join(RESOURCES)]
+        arguments = [
+            "run",
+            "--no-transform",
+            "--full-refresh",
+            "--allow-mass-delete",
+            "--resources",
+            ",".join(RESOURCES),
+        ]
         self._seen, self._moment = 0, (after, delay)
         self._process = subprocess.Popen(
             [sys.executable, "-c", COMMAND, *arguments],
@@ -87,7 +94,9 @@ class Victim:
             self._process = None
 
 
-def test_killed_anywhere_and_run_again_staging_equals_the_truth(database: str, tmp_path: Path, simulator: Simulator) -> None:
+def test_killed_anywhere_and_run_again_staging_equals_the_truth(
+    database: str, tmp_path: Path, simulator: Simulator
+) -> None:
     pipeline = Pipeline(database, simulator, tmp_path, changes={"batch_size": 30})
     victim = Victim(pipeline, simulator)
     pipeline.run(*RESOURCES)
@@ -113,8 +122,12 @@ def test_killed_anywhere_and_run_again_staging_equals_the_truth(database: str, t
     before = pipeline.written(*RESOURCES)
     results = pipeline.run(*RESOURCES, full_refresh=True)
     assert pipeline.written(*RESOURCES) == before
-    landed = pipeline.query("select tablename from pg_tables where schemaname like 'trialsync_landing%%' and tablename like 'dim%%'")
-    assert [name for (name,) in landed if pipeline.query(f"select 1 from trialsync_landing_{pipeline.instance_id()}.{name}")] == []
+    landed = pipeline.query(
+        "select tablename from pg_tables where schemaname like 'trialsync_landing%%' and tablename like 'dim%%'"
+    )
+    assert [
+        name for (name,) in landed if pipeline.query(f"select 1 from trialsync_landing_{pipeline.instance_id()}.{name}")
+    ] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -125,6 +138,7 @@ def test_asked_to_stop_it_closes_its_runs_and_ends(
     pipeline.one("studies")
     victim = Victim(pipeline, simulator)
     simulator.fault("latency", seconds=0.2)
+
     def stop(request: Request) -> None:
         process = victim._process
         if process is not None and victim._seen == 10:
