@@ -13,6 +13,7 @@ The rooms, in the direction data flows:
     runs        the ledger                              job        one job from lock to closed run
     orchestrator  order and parallelism                 warehouse  silver and gold procedures
     monitoring  what the ledger says                    dashboard, server, alerts, schedule   what people see of it
+    doctor      what is wrong and what to do: the API by probing and openapi, the database by checkup
 
 Names are imported when first used, so that `import clinical_conductor` costs nothing and reading the API needs no
 PostgreSQL driver.
