@@ -508,15 +508,18 @@ class Job:
             raise self._parents_failed(fan_out, len(owed))
 
     def _parents_failed(self, fan_out: FanOut, asked: int) -> ParentFailed:
-        """The job's error when some parents failed: how many, why, and the first of each kind by key."""
+        """The job's error when some parents failed: how many and why; which one first, unless it is a person's key."""
         kinds: dict[str, list[str]] = {}
         for outcome in fan_out.failures:
             kinds.setdefault((outcome.reason or "").split(":")[0], []).append(outcome.key)
-        told = "; ".join(f"{len(keys)} × {kind} (first: {keys[0]})" for kind, keys in kinds.items())
+        personal = self.endpoint.parent is None or ENDPOINTS[self.endpoint.parent].category != "studies"
+        told = "; ".join(
+            f"{len(keys)} × {kind}" + ("" if personal else f" (first: {keys[0]})") for kind, keys in kinds.items()
+        )
         return ParentFailed(
             f"{self.endpoint.resource}: {len(fan_out.failures)} of {asked} parents failed: {told}. "
             f"Everything else is staged. `trialsync-etl retry --run-id {self.run_id}` asks for what is owed; "
-            "dw_etl_parents has the reasons."
+            "dw_etl_parents says which and why."
         )
 
     # -- shared --------------------------------------------------------------------------------------------------

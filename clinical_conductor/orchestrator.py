@@ -62,6 +62,7 @@ def run_jobs(
             migrate(conn)
         with translated():
             instance = ensure_instance(conn, settings, options.instance)
+            conn.execute("select dw_landing_schema(%s)", (instance.id,))
             for run_id in runs.close_dead_runs(conn):
                 log.warning("dead_run_closed", run_id=run_id)
             overrides = _overrides(conn)

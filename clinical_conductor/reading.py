@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from clinical_conductor.catalog import Endpoint, split_key
+from clinical_conductor.catalog import Endpoint, fill_path, split_key
 from clinical_conductor.client import Client
 from clinical_conductor.errors import (
     EndpointNotFound,
@@ -270,7 +270,7 @@ class FanOut:
             raise
         except TrialSyncError as error:
             if isinstance(error, Unauthorised) and not self.proven:
-                raise
+                raise self._of_the_job(error, parent) from None
             status = "gone" if isinstance(error, ParentGone) else "failed"
             outcome = ParentOutcome(parent.key, parent.hash, status, 0, f"{type(error).__name__}: {error}"[:500])
             return Batch(outcomes=[outcome]), error
@@ -305,8 +305,16 @@ class FanOut:
                     )
                 return []
             self._row = 0
-        elif (error is not None and self._row >= FAILURES_IN_A_ROW) or (
-            isinstance(error, RetriableError) and not self.fetched and self._row >= FAILURES_IN_A_ROW // 2
+        elif error is not None and (
+            self._row >= FAILURES_IN_A_ROW
+            or (isinstance(error, RetriableError) and not self.fetched and self._row >= FAILURES_IN_A_ROW // 2)
         ):
-            raise error
+            raise self._of_the_job(error, parent)
         return [one]
+
+    def _of_the_job(self, error: TrialSyncError, parent: OwedParent) -> TrialSyncError:
+        """A parent's error as the whole job's: with the endpoint's path, not the parent's, which may name a person."""
+        text, values = str(error), split_key(parent.key)
+        for path in self.endpoint.paths:
+            text = text.replace(fill_path(path, values[-path.count("{") :]), path)
+        return type(error)(text)

@@ -9,12 +9,7 @@ begin
     if to_regclass(format('%I.%I', landing_schema, p_table)) is not null then
         return format('%I.%I', landing_schema, p_table);
     end if;
-    begin
-        execute format('create schema if not exists %I', landing_schema);
-    exception
-        -- Two jobs of a new instance both found it absent, and the other one was faster.
-        when unique_violation or duplicate_schema then null;
-    end;
+    perform dw_landing_schema(p_instance);
     -- Unlogged: after a crash of the server it is empty, which is what the next run wants anyway.
     execute format(
         'create unlogged table if not exists %I.%I (
