@@ -255,7 +255,11 @@ def probe_all(
     for level in range(1 + max(map(depth, needed.values()), default=-1)):
         rows = [row for row in needed.values() if depth(row) == level]
         with ThreadPoolExecutor(THREADS, thread_name_prefix="probe") as pool:
-            done.update(zip((row.resource for row in rows), pool.map(one, rows), strict=True))
+            try:
+                done.update(zip((row.resource for row in rows), pool.map(one, rows), strict=True))
+            except BaseException:
+                client.stop.set()  # Ctrl-C: what is under way ends at its next wait
+                raise
     return {row.resource: done[row.resource] for row in chosen}
 
 
