@@ -101,8 +101,9 @@ def owed_parents(
 ) -> tuple[int, list[OwedParent]]:
     """The parents whose children are to be asked for, most urgent first, and how many parents there are in all.
 
-    New and changed parents come first, then the ones asked longest ago; one that failed keeps its place by the time
-    it was last asked, so that a parent which always fails cannot starve the others.
+    New parents come first, then the ones asked longest ago, where a change counts as much as half the staleness limit:
+    more changes than the budget holds must not starve the stale ones. One that failed keeps its place by the time it
+    was last asked, so that a parent which always fails cannot starve the others.
     """
     query = sql.SQL(
         """
@@ -130,7 +131,10 @@ def owed_parents(
         )
         select parent_key, parent_hash, why, (select count(*) from parents)
         from judged
-        order by why is null, why in ('new', 'changed') desc, fetched_at nulls first, parent_key
+        order by
+            why is null,
+            fetched_at - case when why = 'changed' then %(stale)s::interval / 2 else interval '0' end nulls first,
+            parent_key
         """
     ).format(parents=_parents_sql(endpoint, parent_table))
     total = 0
