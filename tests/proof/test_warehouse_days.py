@@ -229,7 +229,9 @@ class Days:
         whole: dict[str, Any] = {"full_refresh": True, "allow_mass_delete": True}
         large: dict[str, Any] = {"max_requests": BUDGET} if NIGHTLY else whole
         results = {**self.pipeline.run(*EXACT, **whole), **self.pipeline.run(*LARGE, **large)}
-        assert {name: r.error for name, r in results.items() if r.status != "success"} == {}
+        fine = {"success", "skipped"} if NIGHTLY else {"success"}  # skipped: the budget was spent before its turn
+        assert {name: r.error for name, r in results.items() if r.status not in fine} == {}
+        assert all(results[name].status == "success" for name in EXACT)
         assert [(r.procedure, r.error) for r in transform(self.pipeline.url) if r.status != "success"] == []
 
     def held(self) -> Records:
@@ -393,6 +395,7 @@ def test_every_day_bronze_silver_and_gold_agree_with_the_source(days: Days) -> N
             f"day {day}: {total(held.values()):,} records, {sum(closed.values()):,} closed versions, "
             f"{time.monotonic() - began:.0f} s\n"
         )
+        sys.stdout.flush()
     assert all(closed[table] for table in ("dw_dim_study", "dw_dim_subject", "dw_dim_patient", "dw_dim_visit"))
     days.at_rest(full_refresh=True)
     days.counts(held)
