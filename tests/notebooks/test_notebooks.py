@@ -63,7 +63,9 @@ def test_it_is_kept_stripped_and_short(name: str) -> None:
     for cell in notebook["cells"]:
         assert cell["metadata"] == {}
         if cell["cell_type"] == "code":
-            assert (cell["outputs"], cell["execution_count"]) == ([], None), "jupyter nbconvert --clear-output --inplace"
+            assert (cell["outputs"], cell["execution_count"]) == ([], None), (
+                "jupyter nbconvert --clear-output --inplace"
+            )
     code = [line for cell in notebook["cells"] if cell["cell_type"] == "code" for line in cell["source"]]
     assert len(code) < 150
     assert len(notebook["cells"]) <= 20
