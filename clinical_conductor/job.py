@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -508,14 +509,9 @@ class Job:
             raise self._parents_failed(fan_out, len(owed))
 
     def _parents_failed(self, fan_out: FanOut, asked: int) -> ParentFailed:
-        """The job's error when some parents failed: how many and why; which one first, unless it is a person's key."""
-        kinds: dict[str, list[str]] = {}
-        for outcome in fan_out.failures:
-            kinds.setdefault((outcome.reason or "").split(":")[0], []).append(outcome.key)
-        personal = self.endpoint.parent is None or ENDPOINTS[self.endpoint.parent].category != "studies"
-        told = "; ".join(
-            f"{len(keys)} × {kind}" + ("" if personal else f" (first: {keys[0]})") for kind, keys in kinds.items()
-        )
+        """The job's error when some parents failed: how many and why. Their keys stay in dw_etl_parents."""
+        kinds = Counter((outcome.reason or "").split(":")[0] for outcome in fan_out.failures)
+        told = "; ".join(f"{number} × {kind}" for kind, number in kinds.items())
         return ParentFailed(
             f"{self.endpoint.resource}: {len(fan_out.failures)} of {asked} parents failed: {told}. "
             f"Everything else is staged. `trialsync-etl retry --run-id {self.run_id}` asks for what is owed; "
