@@ -23,4 +23,6 @@ begin
     end loop;
 end $$;
 grant usage on all sequences in schema public to trialsync_loader;
-grant select on dw_api_credentials, dw_schema_migrations to trialsync_loader;
+grant select on dw_schema_migrations to trialsync_loader;
+-- A run makes the row of its instance where there is none, and notes the base URL it was given.
+grant select, insert, update on dw_api_credentials to trialsync_loader;
