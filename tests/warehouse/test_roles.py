@@ -46,6 +46,8 @@ ALLOWED = {
         "update dim_patients_staging set loaded_at = now()",
         "insert into dw_etl_runs (job_id, run_status) values (1, 'running')",
         "select * from dw_api_credentials",
+        "select dw_default_instance()",
+        "update dw_api_credentials set base_url = 'https://ccs.example.com/CCSWEB' where base_url is null",
     ],
     "transformer": [
         "select count(*) from dim_patients_staging",
