@@ -96,22 +96,24 @@ def test_by_its_watermark_a_listing_takes_fewer_requests(
 
 def test_a_watermark_alone_does_not_hide_a_deletion(pipeline_to: Callable[..., Pipeline], simulator: Simulator) -> None:
     pipeline = pipeline_to(simulator, batch_size=10)
-    pipeline.one("appointments")
-    simulator.delete("appointments", "", some_id(simulator, "appointments"))
-    result = pipeline.one("appointments")
+    pipeline.one("patient_visits")
+    parent, record = next(simulator.truth("patient_visits"))
+    simulator.delete("patient_visits", parent, str(json.loads(record)["id"]))
+    result = pipeline.one("patient_visits")
     assert (result.status, result.deleted) == ("success", 1)
-    assert pipeline.differences("appointments") == {}
+    assert pipeline.differences("patient_visits") == {}
 
 
 def test_a_full_refresh_finds_what_did_not_touch_its_modification_date(
     pipeline_to: Callable[..., Pipeline], simulator: Simulator
 ) -> None:
     pipeline = pipeline_to(simulator, batch_size=3)  # more than five pages, so that the cursor is used
-    pipeline.one("rooms")
-    simulator.edit("rooms", "", some_id(simulator, "rooms"), touch=False, description="moved")
-    assert pipeline.one("rooms").updated == 0
-    assert pipeline.one("rooms", full_refresh=True).updated == 1
-    assert pipeline.differences("rooms") == {}
+    pipeline.one("patient_visits")
+    parent, record = next(simulator.truth("patient_visits"))
+    simulator.edit("patient_visits", parent, str(json.loads(record)["id"]), touch=False, status="Missed")
+    assert pipeline.one("patient_visits").updated == 0
+    assert pipeline.one("patient_visits", full_refresh=True).updated == 1
+    assert pipeline.differences("patient_visits") == {}
 
 
 def test_a_watermark_stays_behind_the_source_clock(pipeline_to: Callable[..., Pipeline], simulator: Simulator) -> None:
@@ -127,15 +129,16 @@ def test_a_filter_that_is_refused_is_remembered_and_said(
     pipeline_to: Callable[..., Pipeline], simulator: Simulator
 ) -> None:
     pipeline = pipeline_to(simulator, batch_size=10)
-    simulator.fault("reject-filter", resource="rooms")
-    for _ in range(3):
-        assert pipeline.one("rooms").status == "success"
-        assert pipeline.differences("rooms") == {}
-    found = pipeline.capabilities("rooms")
+    simulator.fault("reject-filter", resource="patient_visits")
+    results = [pipeline.one("patient_visits") for _ in range(3)]
+    assert {result.status for result in results} == {"success"}
+    assert pipeline.differences("patient_visits") == {}
+    assert [bool(result.warning) for result in results] == [False, True, False]  # when it is found out, and once
+    found = pipeline.capabilities("patient_visits")
     assert found["cursor_filter"] is False and found["keyset"] is False
     assert any("400" in note for note in found["notes"])
     asked = len(simulator.log)
-    pipeline.one("rooms")
+    pipeline.one("patient_visits")
     assert [entry.status for entry in simulator.log[asked:] if entry.status == 400] == []
 
 
