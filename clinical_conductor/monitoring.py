@@ -8,8 +8,9 @@ of an error that this package did not write itself.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import cache
 from typing import Any
 
 import psycopg
@@ -119,7 +120,14 @@ def rejection_reasons(conn: psycopg.Connection[Any], run: Run) -> list[tuple[str
 
 
 _RUNS = """
-    select r.*, coalesce(j.resource, j.name, 'job ' || r.job_id) as resource, i.instance_name as instance
+    select
+        r.id, r.job_id, r.source_instance_id, r.run_status, r.started_at, r.completed_at, r.records_read,
+        r.records_inserted, r.records_updated, r.records_unchanged, r.records_deleted, r.records_rejected,
+        r.records_duplicate, r.records_loaded, r.requests, r.retries, r.throttled, r.limiter_wait_seconds,
+        r.request_seconds, r.parents_total, r.parents_fetched, r.parents_failed, r.parents_owed, r.upstream_count,
+        r.staged_count, r.full_refresh, r.error_type, r.error_category, r.error_message, r.warning, r.stages,
+        r.batch_id, r.retry_of_run_id, r.heartbeat_at, r.host, r.process_id,
+        coalesce(j.resource, j.name, 'job ' || r.job_id) as resource, i.instance_name as instance
     from {source} as r
     left join dw_etl_jobs as j on r.job_id = j.id
     left join dw_api_credentials as i on r.source_instance_id = i.id
@@ -196,17 +204,25 @@ def _read_jobs(conn: psycopg.Connection[Any], zone: tzinfo, now: datetime) -> tu
         conn,
         _RUNS.format(
             source="""(
-                select x.*, row_number() over (
-                    partition by x.job_id, x.source_instance_id order by x.started_at desc, x.id desc
-                ) as place
-                from dw_etl_jobs as k
-                cross join lateral (
-                    select * from dw_etl_runs as y where y.job_id = k.id
-                    order by y.started_at desc, y.id desc limit %(some)s
-                ) as x
+                -- The newest by dw_etl_runs_job_latest alone; the table is read for the runs that are shown.
+                select * from dw_etl_runs where id = any (array(
+                    select n.id
+                    from (
+                        select x.id, row_number() over (
+                            partition by x.job_id, x.source_instance_id order by x.started_at desc, x.id desc
+                        ) as place
+                        from dw_etl_jobs as k
+                        cross join lateral (
+                            select y.id, y.job_id, y.source_instance_id, y.started_at
+                            from dw_etl_runs as y where y.job_id = k.id
+                            order by y.started_at desc, y.id desc limit %(some)s
+                        ) as x
+                    ) as n
+                    where n.place <= %(many)s
+                ))
             )"""
         )
-        + "where r.place <= %(many)s order by r.started_at, r.id",
+        + "order by r.started_at, r.id",
         {"some": TREND_RUNS * 5, "many": TREND_RUNS},
     ):
         runs.setdefault((row["job_id"], row["source_instance_id"]), []).append(_run(row))
@@ -244,6 +260,11 @@ def _read_jobs(conn: psycopg.Connection[Any], zone: tzinfo, now: datetime) -> tu
         (row["job_id"], row["source_instance_id"]): _utc(row["watermark"])
         for row in _rows(conn, "select job_id, source_instance_id, watermark from dw_etl_watermarks")
     }
+
+    @cache
+    def fires(expression: str) -> datetime:
+        return next_fire(expression, now, zone)
+
     several = len({instance for _, instance in runs if instance is not None}) > 1
     jobs: list[Job] = []
     for row in rows:
@@ -251,7 +272,9 @@ def _read_jobs(conn: psycopg.Connection[Any], zone: tzinfo, now: datetime) -> tu
             key = (row["id"], instance)
             mine = tuple(runs.get(key, ()))
             active = bool(row["is_active"])
-            schedule, next_run, missed = _schedule(row, mine, zone, now) if active else (row["schedule_cron"], None, 0)
+            schedule, next_run, missed = (
+                _schedule(row, mine, zone, now, fires) if active else (row["schedule_cron"], None, 0)
+            )
             health = _health(active, mine, missed, now)
             jobs.append(
                 Job(
@@ -281,7 +304,7 @@ def _read_jobs(conn: psycopg.Connection[Any], zone: tzinfo, now: datetime) -> tu
 
 
 def _schedule(
-    row: Mapping[str, Any], runs: Sequence[Run], zone: tzinfo, now: datetime
+    row: Mapping[str, Any], runs: Sequence[Run], zone: tzinfo, now: datetime, fires: Callable[[str], datetime]
 ) -> tuple[str | None, datetime | None, int]:
     """A job's cron expression, when it fires next, and how many fires nobody answered."""
     text = row["schedule_cron"]
@@ -289,7 +312,7 @@ def _schedule(
         return None, None, 0
     since = runs[-1].started_at if runs else _utc(row["updated_at"] or row["created_at"]) or now
     try:
-        return text, next_fire(text, now, zone), missed_fires(text, since, now - GRACE, zone)
+        return text, fires(text), missed_fires(text, since, now - GRACE, zone)
     except (ValueError, KeyError, StopIteration):
         # Written by SQL and not a schedule: shown as it is, and never due.
         return text, None, 0
@@ -416,11 +439,16 @@ def _read_transformations(conn: psycopg.Connection[Any]) -> tuple[Transformation
     rows = _rows(
         conn,
         """
-        select distinct on (procedure_name)
-            id, procedure_name, status, started_at, finished_at, rows_inserted, rows_updated, rows_expired,
-            rows_deleted, rows_rejected, error
-        from dw_transformation_runs
-        order by procedure_name, started_at desc, id desc
+        select t.*
+        from (select distinct procedure_name from dw_transformation_runs) as p
+        cross join lateral (
+            select
+                x.id, x.procedure_name, x.status, x.started_at, x.finished_at, x.rows_inserted, x.rows_updated,
+                x.rows_expired, x.rows_deleted, x.rows_rejected, x.error
+            from dw_transformation_runs as x where x.procedure_name = p.procedure_name
+            order by x.started_at desc, x.id desc limit 1
+        ) as t
+        order by t.procedure_name
         """,
     )
     return tuple(
@@ -448,11 +476,15 @@ def _read_checks(conn: psycopg.Connection[Any]) -> tuple[Check, ...]:
     rows = _rows(
         conn,
         """
-        select distinct on (r.check_name) r.check_name, r.severity, r.failures, r.passed, r.checked_at, c.description
-        from dw_quality_results as r
-        left join dw_quality_checks as c on r.check_name = c.name
+        select r.check_name, r.severity, r.failures, r.passed, r.checked_at, c.description
+        from (select distinct check_name from dw_quality_results) as n
+        left join dw_quality_checks as c on n.check_name = c.name
+        cross join lateral (
+            select * from dw_quality_results as x where x.check_name = n.check_name
+            order by x.checked_at desc, x.id desc limit 1
+        ) as r
         where c.is_active is not false
-        order by r.check_name, r.checked_at desc, r.id desc
+        order by r.check_name
         """,
     )
     return tuple(
