@@ -104,6 +104,10 @@ class Budget:
         """Whether nothing more may be asked for."""
         if self._most is not None and self._used() + self._promised >= self._most:
             return True
+        return self.over()
+
+    def over(self) -> bool:
+        """Whether the time is over."""
         return self._deadline is not None and datetime.now(UTC) >= self._deadline
 
     def claim(self) -> bool:

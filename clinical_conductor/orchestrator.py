@@ -110,14 +110,15 @@ class _Schedule:
         self._results: dict[str, JobResult] = {}
         order = dependency_order(job.endpoint for job in jobs.values())
         rank = {row.resource: number for number, row in enumerate(order)}
-        # Where a budget may not last for all fan-outs, those that waited longest come first.
+        # Where a budget may not last for all fan-outs, listings come first, then those that waited longest.
         budgeted = context.options.max_requests is not None or context.options.deadline is not None
         last_runs = _last_runs(context) if budgeted else {}
+        self._fan_outs = {row.resource: row.parent is not None and row.bulk is None for row in order}
         self._waiting = sorted(
             (row.resource for row in order),
             key=lambda name: (
                 config[name].priority if name in config else 50,
-                jobs[name].endpoint.parent is not None and last_runs.get(jobs[name].endpoint.job_id, 0),
+                self._fan_outs[name] and last_runs.get(jobs[name].endpoint.job_id, 0),
                 rank[name],
             ),
         )
@@ -173,7 +174,8 @@ class _Schedule:
                 continue
             if self._jobs[name].endpoint.table in busy:
                 continue
-            if self._context.budget.spent():
+            budget = self._context.budget
+            if budget.over() or (self._fan_outs[name] and budget.spent()):
                 self._skip(name, "the budget of this run (--max-requests or --deadline) was spent")
                 continue
             self._waiting.remove(name)
