@@ -24,6 +24,7 @@
         ├── JobLocked                        another run holds this table
         ├── Interrupted                      the process was asked to stop (SIGTERM, SIGINT, a deadline)
         ├── RunFenced                        this run was closed by someone else while it worked
+        ├── WorkspaceTrouble                 no room, or no permission, for work files under TRIALSYNC_HOME
         ├── DatabaseRefused                  constraint, permission, disk full, unsupported server
         └── MigrationError                   the schema could not be brought up to date
 
@@ -171,6 +172,10 @@ class RunFenced(FatalError):
     """The run's row is no longer 'running': another process closed it, so nothing more may be committed for it."""
 
     category = "database"
+
+
+class WorkspaceTrouble(FatalError):
+    """This machine's disk is full, or work files may not be written under TRIALSYNC_HOME."""
 
 
 class DatabaseRefused(FatalError):

@@ -67,6 +67,10 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "JobLocked": Remedy("Another run is loading this table. Wait for it to end, then run it again.", _RETRY),
     "RunFenced": Remedy("Another process closed this run while it worked. The newer run counts.", _RETRY),
+    "WorkspaceTrouble": Remedy(
+        "The loader's own disk is full, or may not be written. Make room where TRIALSYNC_HOME is, then run it again.",
+        _RETRY,
+    ),
     "DatabaseRefused": Remedy(
         "PostgreSQL refused: a permission, a constraint or a full disk. Mend that, then run it again.", _RETRY
     ),

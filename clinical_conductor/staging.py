@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +23,7 @@ from psycopg import Connection, sql
 from clinical_conductor import parents, runs
 from clinical_conductor.catalog import Endpoint
 from clinical_conductor.database import translated
-from clinical_conductor.errors import DatabaseTrouble, MassDelete
+from clinical_conductor.errors import DatabaseTrouble, MassDelete, WorkspaceTrouble
 from clinical_conductor.landing import Landing, LandingFailed
 from clinical_conductor.logs import get_logger
 from clinical_conductor.parents import ParentOutcome
@@ -503,25 +504,41 @@ class _Chunk:
     def write(self, identity: tuple[str, str], hash_: bytes, record: bytes) -> None:
         """Appends one row; its place in the file is its rank among rows of one key."""
         if self._file is None:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            self._file = os.fdopen(descriptor, "wb", buffering=1 << 20)
-            self._file.write((",".join(_COLUMNS) + "\n").encode())
+            with _room(self.path):
+                descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                self._file = os.fdopen(descriptor, "wb", buffering=1 << 20)
+                self._file.write((",".join(_COLUMNS) + "\n").encode())
         self.pending[identity] = hash_
         parent, key = identity
         if '"' in parent or '"' in key:
             parent, key = parent.replace('"', '""'), key.replace('"', '""')
         head = f'{self.rows},"{parent}","{key}",\\x{hash_.hex()},"'.encode()
         line = b'%b%b"\n' % (head, bytes(record).replace(b'"', b'""'))
-        self._file.write(line)
+        with _room(self.path):
+            self._file.write(line)
         self.rows += 1
         self.size += len(line)
 
     def close(self) -> None:
         """Ends writing."""
         if self._file is not None:
-            self._file.close()
+            with _room(self.path):
+                self._file.close()
 
     def remove(self) -> None:
         """Removes the file: it holds patients' data."""
-        self.close()
+        with suppress(WorkspaceTrouble):
+            self.close()
         self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _room(path: Path) -> Iterator[None]:
+    """Says what to do when a work file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkspaceTrouble(
+            f"No work file can be written in {path.parent} ({error.strerror}). Make room there, or point "
+            "TRIALSYNC_HOME at a disk that has some, and run again."
+        ) from None

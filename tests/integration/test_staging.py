@@ -14,7 +14,7 @@ import pytest
 from clinical_conductor import runs
 from clinical_conductor.catalog import find_endpoint
 from clinical_conductor.database import connect
-from clinical_conductor.errors import MassDelete, RunFenced
+from clinical_conductor.errors import MassDelete, RunFenced, WorkspaceTrouble
 from clinical_conductor.landing import Landing, LandingFailed, one_landing
 from clinical_conductor.parents import ParentOutcome
 from clinical_conductor.records import Rejected, content_hash
@@ -266,6 +266,12 @@ def test_files_of_killed_processes_are_removed_by_the_next_start(database: str, 
     (old / "chunk.csv").write_text("left behind")
     with one_landing(database, INSTANCE, tmp_path):
         assert not old.exists()
+
+
+def test_a_disk_without_room_says_so(landing: Landing, sync: Sync) -> None:
+    landing.directory = Path("/dev/full")  # nothing can be written below it
+    with pytest.raises(WorkspaceTrouble, match="TRIALSYNC_HOME"):
+        sync(batch(study(1)))
 
 
 def test_trouble_of_dlt_says_nothing_of_the_data(
