@@ -168,7 +168,8 @@ def cases(conn: Connection, settings: Settings) -> dict[str, Callable[[], object
         "history, 500 runs": lambda: runs.run_history(conn, limit=500),
         "history of one job": lambda: runs.run_history(conn, 3),
         "history of one run": lambda: runs.run_history(conn, run_id=run_id),
-        "dashboard (`read_ledger`, with its connection)": lambda: monitoring.read_ledger(settings),
+        "dashboard (`take_snapshot`)": lambda: monitoring.take_snapshot(conn),
+        "dashboard with its connection (`read_ledger`)": lambda: monitoring.read_ledger(settings),
         "API: 50 runs (`read_runs`)": lambda: monitoring.read_runs(conn),
         "API: 50 runs of a job": lambda: monitoring.read_runs(conn, job_id=3),
         "API: 50 failed runs": lambda: monitoring.read_runs(conn, status="failed"),
@@ -219,8 +220,6 @@ def explain(settings: Settings, url: str) -> None:
                 conn.execute(f"select * from {name}".encode())
             else:
                 call()
-        print("\n## dashboard")
-        monitoring.take_snapshot(conn)
 
 
 def run(url: str, home: Path, given: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from difflib import get_close_matches
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -146,6 +147,40 @@ def missed_fires(expression: str, since: datetime, until: datetime, zone: tzinfo
             break
         count += 1
     return count
+
+
+class CronClock:
+    """When schedules fire and fired, worked out once for all the jobs that share one: it takes a while.
+
+    Args:
+        zone: The schedules' time zone.
+        now: The present.
+        grace: A fire within it is not missed yet.
+    """
+
+    def __init__(self, zone: tzinfo, now: datetime, grace: timedelta) -> None:
+        self.zone = zone
+        self.now = now
+        self._until = now - grace
+        self._window = self._until - timedelta(days=2)
+        self._next: dict[str, datetime] = {}
+        self._recent: dict[str, list[datetime]] = {}
+
+    def next(self, expression: str) -> datetime:
+        """The next moment at which a schedule fires."""
+        if expression not in self._next:
+            self._next[expression] = next_fire(expression, self.now, self.zone)
+        return self._next[expression]
+
+    def missed(self, expression: str, since: datetime) -> int:
+        """How often a schedule fired since then, as `missed_fires` counts."""
+        if expression not in self._recent:
+            due = takewhile(lambda moment: moment <= self._until, fire_times(expression, self._window, self.zone))
+            self._recent[expression] = list(islice(due, 100))
+        recent = self._recent[expression]
+        if since < self._window or len(recent) == 100:
+            return missed_fires(expression, since, self._until, self.zone)
+        return sum(moment > since for moment in recent)
 
 
 def _read(path: Path) -> dict[str, Any]:

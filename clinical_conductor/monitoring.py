@@ -8,9 +8,8 @@ of an error that this package did not write itself.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
-from functools import cache
 from typing import Any
 
 import psycopg
@@ -18,7 +17,7 @@ from psycopg.rows import dict_row
 
 from clinical_conductor.database import connect, database_url, translated
 from clinical_conductor.errors import ConfigurationError
-from clinical_conductor.jobs_config import load_timezone, missed_fires, next_fire
+from clinical_conductor.jobs_config import CronClock, load_timezone
 from clinical_conductor.ledger import Check, Day, Job, Night, Run, Snapshot, Transformation
 from clinical_conductor.remedies import Remedy, remedy_for
 from clinical_conductor.settings import Settings
@@ -261,10 +260,7 @@ def _read_jobs(conn: psycopg.Connection[Any], zone: tzinfo, now: datetime) -> tu
         for row in _rows(conn, "select job_id, source_instance_id, watermark from dw_etl_watermarks")
     }
 
-    @cache
-    def fires(expression: str) -> datetime:
-        return next_fire(expression, now, zone)
-
+    clock = CronClock(zone, now, grace=GRACE)
     several = len({instance for _, instance in runs if instance is not None}) > 1
     jobs: list[Job] = []
     for row in rows:
@@ -272,9 +268,7 @@ def _read_jobs(conn: psycopg.Connection[Any], zone: tzinfo, now: datetime) -> tu
             key = (row["id"], instance)
             mine = tuple(runs.get(key, ()))
             active = bool(row["is_active"])
-            schedule, next_run, missed = (
-                _schedule(row, mine, zone, now, fires) if active else (row["schedule_cron"], None, 0)
-            )
+            schedule, next_run, missed = _schedule(row, mine, clock) if active else (row["schedule_cron"], None, 0)
             health = _health(active, mine, missed, now)
             jobs.append(
                 Job(
@@ -303,16 +297,14 @@ def _read_jobs(conn: psycopg.Connection[Any], zone: tzinfo, now: datetime) -> tu
     return tuple(jobs)
 
 
-def _schedule(
-    row: Mapping[str, Any], runs: Sequence[Run], zone: tzinfo, now: datetime, fires: Callable[[str], datetime]
-) -> tuple[str | None, datetime | None, int]:
+def _schedule(row: Mapping[str, Any], runs: Sequence[Run], clock: CronClock) -> tuple[str | None, datetime | None, int]:
     """A job's cron expression, when it fires next, and how many fires nobody answered."""
     text = row["schedule_cron"]
     if not text:
         return None, None, 0
-    since = runs[-1].started_at if runs else _utc(row["updated_at"] or row["created_at"]) or now
+    since = runs[-1].started_at if runs else _utc(row["updated_at"] or row["created_at"]) or clock.now
     try:
-        return text, fires(text), missed_fires(text, since, now - GRACE, zone)
+        return text, clock.next(text), clock.missed(text, since)
     except (ValueError, KeyError, StopIteration):
         # Written by SQL and not a schedule: shown as it is, and never due.
         return text, None, 0

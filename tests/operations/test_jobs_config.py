@@ -12,6 +12,7 @@ from clinical_conductor.catalog import ENDPOINTS
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.jobs_config import (
     UTC,
+    CronClock,
     JobConfig,
     check_cron,
     fire_times,
@@ -147,3 +148,13 @@ def test_missed_fires_are_counted_between_two_moments() -> None:
     assert missed_fires("0 2 * * *", since, since + timedelta(hours=24)) == 1
     assert missed_fires("0 2 * * *", since, since + timedelta(days=3)) == 3
     assert missed_fires("* * * * *", since, since + timedelta(days=3)) == 100
+
+
+@pytest.mark.parametrize("expression", ["0 2 * * *", "30 * * * *", "* * * * *", "0 2 * * sat", "0 0 29 2 *"])
+@pytest.mark.parametrize("hours", [0, 1, 5, 23, 26, 49, 51, 400])
+def test_a_clock_that_jobs_share_counts_as_each_would(expression: str, hours: int) -> None:
+    zone, now = ZURICH, datetime(2026, 3, 29, 9, 30, tzinfo=UTC)  # the night before lost an hour
+    clock, since = CronClock(zone, now, timedelta(hours=1)), now - timedelta(hours=hours)
+    for _ in range(2):
+        assert clock.missed(expression, since) == missed_fires(expression, since, now - timedelta(hours=1), zone)
+        assert clock.next(expression) == next_fire(expression, now, zone)
