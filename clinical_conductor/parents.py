@@ -129,12 +129,13 @@ def owed_parents(
                 and l.source_instance_id = %(instance)s
                 and l.job_id = %(job)s
         )
-        select parent_key, parent_hash, why, (select count(*) from parents)
-        from judged
+        -- One row says how many there are, also where none is owed.
+        select j.parent_key, j.parent_hash, j.why, n.total
+        from (select count(*) as total from parents) as n
+        left join judged as j on j.why is not null
         order by
-            why is null,
-            fetched_at - case when why = 'changed' then %(stale)s::interval / 2 else interval '0' end nulls first,
-            parent_key
+            j.fetched_at - case when j.why = 'changed' then %(stale)s::interval / 2 else interval '0' end nulls first,
+            j.parent_key
         """
     ).format(parents=_parents_sql(endpoint, parent_table))
     total = 0
