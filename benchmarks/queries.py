@@ -48,8 +48,12 @@ GOLD = (
     "mv_study_performance_metrics",
     "mv_site_visits",
 )
-SUMMED_OVER_ALL_RUNS = "metrics: a scrape"
-"""Counters over the whole ledger, read once a minute by a machine: shown, and not held to the limit."""
+CONNECTING = "dashboard with its connection (`read_ledger`)"
+LARGE_PLAN = "plan: patient_allergies (a fan-out over patients)"
+SCRAPE = "metrics: a scrape"
+NOT_HELD = (CONNECTING, LARGE_PLAN, SCRAPE)
+"""Shown, and not held to the limit: a new connection beside the queries; every patient compared with the parent ledger;
+counters over the whole ledger, which a machine reads once a minute."""
 
 
 def stage(conn: Connection, scale: float) -> int:
@@ -169,7 +173,7 @@ def cases(conn: Connection, settings: Settings) -> dict[str, Callable[[], object
         "history of one job": lambda: runs.run_history(conn, 3),
         "history of one run": lambda: runs.run_history(conn, run_id=run_id),
         "dashboard (`take_snapshot`)": lambda: monitoring.take_snapshot(conn),
-        "dashboard with its connection (`read_ledger`)": lambda: monitoring.read_ledger(settings),
+        CONNECTING: lambda: monitoring.read_ledger(settings),
         "API: 50 runs (`read_runs`)": lambda: monitoring.read_runs(conn),
         "API: 50 runs of a job": lambda: monitoring.read_runs(conn, job_id=3),
         "API: 50 failed runs": lambda: monitoring.read_runs(conn, status="failed"),
@@ -178,7 +182,8 @@ def cases(conn: Connection, settings: Settings) -> dict[str, Callable[[], object
         "plan: patients": plan("patients"),
         "plan: study_arms (a fan-out over studies)": plan("study_arms"),
         "plan: subjects": plan("subjects"),
-        SUMMED_OVER_ALL_RUNS: lambda: render_metrics(settings, version="0"),
+        LARGE_PLAN: plan("patient_allergies"),
+        SCRAPE: lambda: render_metrics(settings, version="0"),
     }
 
 
@@ -249,7 +254,7 @@ def run(url: str, home: Path, given: argparse.Namespace) -> int:
             print(f"| {name} | {median:.1f} | {fastest:.1f} |")
         if given.explain:
             explain(settings, url)
-    return int(any(median > LIMIT_MS for name, (median, _) in found.items() if name != SUMMED_OVER_ALL_RUNS))
+    return int(any(median > LIMIT_MS for name, (median, _) in found.items() if name not in NOT_HELD))
 
 
 def main() -> int:
