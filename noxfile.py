@@ -97,4 +97,4 @@ def bench(session: nox.Session) -> None:
         except CommandFailed:
             missed.append(each)
     if missed:
-        session.error(f"Limits missed, or broken: {', '.join(missed)}.")
+        session.error(f"Limits missed, or broken: {', '.join(missed)}")
