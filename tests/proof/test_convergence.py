@@ -228,7 +228,7 @@ def neighbour(new_instance: Callable[..., Pipeline]) -> Pipeline:
 
 
 @settings(
-    max_examples=300 if NIGHTLY else 15,
+    max_examples=300 if NIGHTLY else 12,
     deadline=None,
     derandomize=not NIGHTLY,
     database=None,

@@ -1,6 +1,6 @@
 """kill -9 at any moment, run again, and the result is the same as without the kill.
 
-TRIALSYNC_PROOF=nightly kills at 60 moments spread over a run, fan-outs included; else at 4.
+TRIALSYNC_PROOF=nightly kills at 60 moments spread over a run, fan-outs included; else at 3.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from clinical_conductor.simulator.api import Request
 from tests.fixtures.pipeline import KEY, Pipeline
 
 NIGHTLY = os.environ.get("TRIALSYNC_PROOF") == "nightly"
-MOMENTS = 60 if NIGHTLY else 4
+MOMENTS = 60 if NIGHTLY else 3
 RESOURCES = (
     *("studies", "patients", "patient_visits", "subjects", "visits"),
     *("study_arms", "patient_devices", "visit_elements_by_study"),
