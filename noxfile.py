@@ -58,6 +58,13 @@ def e2e(session: nox.Session) -> None:
 
 
 @nox.session
+def proof(session: nox.Session) -> None:
+    """The long version of tests/proof: 300 examples, 60 kills, 30 simulated days. Takes an hour or two."""
+    install(session)
+    session.run("pytest", "tests/proof", *session.posargs, env={"TRIALSYNC_PROOF": "nightly"})
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """The demo twice, in a directory of its own: the second run inserts and updates nothing."""
     install(session, "embedded")

@@ -5,7 +5,8 @@
 Every night one per cent of all records changes (half of the children's changes touch their parent), records appear and
 vanish, and one run may make so many requests as a share of a full fan-out says. Listings have to be equal to the
 simulator's truth every morning; everything has to be after a last run without a budget. Time is moved by taking a
-day off what the ledger remembers. Prints a Markdown table for docs/benchmarks.md; ends with 1 if anything differs that must not.
+day off what the ledger remembers. Prints a Markdown table for docs/benchmarks.md; ends with 1 if anything differs that
+must not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The promise that everything else serves: whatever happens while pages are read, staging ends up equal to the source.
 
 Hypothesis makes up an instance (its paging, envelopes, ids, page sizes, what it refuses or ignores) and a schedule of
-what happens between any two requests: records appear, change and vanish, answers break. Then nothing more happens, one more
-sync has to make staging equal to the simulator's truth, and one after that has to write nothing.
+what happens between any two requests: records appear, change and vanish, answers break. Then nothing more happens, one
+more sync has to make staging equal to the simulator's truth, and one after that has to write nothing.
 
 TRIALSYNC_PROOF=nightly tries 300 of them. Every failure that was ever found stands below as an example.
 """
