@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from clinical_conductor.catalog import ENDPOINTS
+from clinical_conductor.context import RunOptions
 from clinical_conductor.database import stop_embedded
-from clinical_conductor.job import RunOptions
 from clinical_conductor.logs import configure_logging
 from clinical_conductor.orchestrator import run_jobs
 from clinical_conductor.settings import load_settings

@@ -10,6 +10,7 @@ The rooms, in the direction data flows:
     client      HTTP: pacing, retries, errors           paging     one listing, no row lost or repeated
     records     bytes to records, keys and hashes       source     the dlt source
     reading     pages and fan-outs, read ahead          staging    what differs, landed by dlt, merged
+    landing     dlt's part of staging                   parents    whom to ask for children
     runs        the ledger                              job        one job from lock to closed run
     orchestrator  order and parallelism                 warehouse  silver and gold procedures
     monitoring  what the ledger says                    dashboard, server, alerts, schedule   what people see of it

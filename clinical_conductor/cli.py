@@ -111,8 +111,8 @@ def run(
     if all_jobs and (named or added):
         raise ConfigurationError("--all means every active job: leave it out, or leave out the names.")
     until = next_time(deadline) if deadline else None
+    from clinical_conductor.context import RunOptions
     from clinical_conductor.execution import run_and_report, show_plan
-    from clinical_conductor.job import RunOptions
 
     options = RunOptions(
         full_refresh=full_refresh,
@@ -142,8 +142,8 @@ def plan(
     """Say what a run would request, how long it would take, and what a budget would reach; write nothing."""
     named, added = named_endpoints(resources or (), job_id or (), category)
     until = next_time(deadline) if deadline else None
+    from clinical_conductor.context import RunOptions
     from clinical_conductor.execution import show_plan
-    from clinical_conductor.job import RunOptions
 
     options = RunOptions(full_refresh=full_refresh, instance=instance, max_requests=max_requests, deadline=until)
     show_plan(_settings(), named, added, options, as_json=as_json)
@@ -243,8 +243,8 @@ def retry(
     if (run_id is None) == (not failed):
         raise ConfigurationError("Say which: --run-id N, or --failed for every job whose latest run failed.")
     from clinical_conductor import runs
+    from clinical_conductor.context import RunOptions
     from clinical_conductor.execution import open_database, run_and_report
-    from clinical_conductor.job import RunOptions
 
     settings = _settings()
     with open_database(settings) as conn:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from clinical_conductor import console
+from clinical_conductor.context import RunOptions
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.execution import run_and_report
-from clinical_conductor.job import RunOptions
 from clinical_conductor.settings import Settings, load_settings
 from clinical_conductor.simulator import Simulator, SimulatorProcess
 from clinical_conductor.simulator.api import Envelope

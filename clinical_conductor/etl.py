@@ -18,10 +18,10 @@ from psycopg import Connection
 
 from clinical_conductor import runs
 from clinical_conductor.catalog import CATEGORIES, ENDPOINTS, Endpoint, find_endpoint
+from clinical_conductor.context import JobResult, RunOptions
 from clinical_conductor.database import connect, database_url, migrate, pending, translated
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.instances import ensure_instance
-from clinical_conductor.job import JobResult, RunOptions
 from clinical_conductor.landing import one_landing
 from clinical_conductor.orchestrator import run_jobs
 from clinical_conductor.records import content_hash

@@ -18,8 +18,8 @@ import psycopg
 
 from clinical_conductor import console, database, warehouse
 from clinical_conductor.catalog import Endpoint
+from clinical_conductor.context import JobResult, RunOptions
 from clinical_conductor.errors import ConfigurationError, TrialSyncError
-from clinical_conductor.job import JobResult, RunOptions
 from clinical_conductor.jobs_config import load_jobs_config
 from clinical_conductor.logs import configure_logging
 from clinical_conductor.orchestrator import plan_jobs, run_jobs

@@ -17,10 +17,11 @@ from psycopg import Connection, sql
 from clinical_conductor import runs
 from clinical_conductor.catalog import ENDPOINTS, Endpoint, dependency_order
 from clinical_conductor.client import Client
+from clinical_conductor.context import Budget, JobContext, JobResult, RunOptions
 from clinical_conductor.database import connect, database_url, migrate, pending, translated
 from clinical_conductor.errors import ConfigurationError, TrialSyncError
 from clinical_conductor.instances import Instance, ensure_instance, resolve_key
-from clinical_conductor.job import Budget, Job, JobContext, JobResult, RunOptions, with_override
+from clinical_conductor.job import Job, with_override
 from clinical_conductor.jobs_config import JobConfig, load_jobs_config
 from clinical_conductor.landing import one_landing
 from clinical_conductor.logs import get_logger, log_context

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from clinical_conductor.job import JobResult
+from clinical_conductor.context import JobResult
 from clinical_conductor.simulator import Simulator
 from tests.fixtures.pipeline import Pipeline
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from clinical_conductor.job import JobResult
+from clinical_conductor.context import JobResult
 from clinical_conductor.simulator import Simulator
 from clinical_conductor.simulator.api import Request
 from tests.fixtures.pipeline import KEY, Pipeline

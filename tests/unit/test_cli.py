@@ -18,8 +18,8 @@ from rich.console import Console
 
 from clinical_conductor import cli, console
 from clinical_conductor.catalog import BY_JOB_ID, CATEGORIES, ENDPOINTS
+from clinical_conductor.context import JobResult
 from clinical_conductor.errors import ConfigurationError, ServerTrouble
-from clinical_conductor.job import JobResult
 from clinical_conductor.selection import catalog_switches, choose, named_endpoints, with_rows
 
 ROOT = Path(__file__).parents[2]
