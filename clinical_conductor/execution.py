@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from clinical_conductor import console, database, warehouse
+from clinical_conductor import console, database, runs, warehouse
 from clinical_conductor.catalog import Endpoint
 from clinical_conductor.context import JobResult, RunOptions
 from clinical_conductor.errors import ConfigurationError, TrialSyncError
@@ -150,7 +150,7 @@ def all_good(jobs: Sequence[dict[str, Any]], options: RunOptions) -> bool:
 
 @contextmanager
 def open_database(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
-    """A connection to the database, its schema up to date and its jobs seeded from config/jobs.yaml.
+    """A connection to the database: schema up to date, jobs seeded from config/jobs.yaml, killed runs closed.
 
     Raises:
         ConfigurationError: config/jobs.yaml cannot be read.
@@ -159,6 +159,8 @@ def open_database(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
     with database.connect(database.database_url(settings)) as conn:
         database.migrate(conn)
         seed_jobs(conn, config)
+        with database.translated():
+            runs.close_dead_runs(conn)
         conn.commit()
         yield conn
 

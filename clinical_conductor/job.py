@@ -40,6 +40,8 @@ WATERMARK_LAG = timedelta(minutes=5)
 """Taken off every watermark: rows that upstream commits late carry an earlier modification time."""
 CURSOR_PAGES = 5
 """Listings of no more pages are always read in full: a cursor would save next to nothing, and proves less."""
+CLOSING_WAITS = (0.5, 1.0, 2.0, 4.0)
+"""Seconds between attempts to close a run as failed while the database is away."""
 FULL_READ_EVERY = timedelta(days=7)
 """How long a listing may be read by its cursor alone before it is read in full once more."""
 
@@ -527,24 +529,31 @@ class Job:
             log.warning("capabilities_lost", run_id=self.run_id, error=str(error))
 
     def _close_failed(self, error: BaseException) -> None:
-        """Closes the run as failed; where the database is gone too, the next start closes it."""
+        """Closes the run as failed; where the database stays away, the next command closes it."""
         if self.run_id is None or isinstance(error, RunFenced):
             return
-        try:
-            with connect(self.context.url, autocommit=True) as conn, translated():
-                runs.close_run(
-                    conn,
-                    self.run_id,
-                    "failed",
-                    traffic=self._traffic(),
-                    error=error,
-                    error_message=self.result.error,
-                    warning=" ".join(self._warnings) or None,
-                    stages={"read": self._reading, **self._seconds},
-                    details=self._details,
-                )
-        except TrialSyncError as also:
-            log.error("run_left_open", run_id=self.run_id, error=str(also))
+        waits = iter(CLOSING_WAITS)
+        while True:
+            try:
+                with connect(self.context.url, autocommit=True) as conn, translated():
+                    runs.close_run(
+                        conn,
+                        self.run_id,
+                        "failed",
+                        traffic=self._traffic(),
+                        error=error,
+                        error_message=self.result.error,
+                        warning=" ".join(self._warnings) or None,
+                        stages={"read": self._reading, **self._seconds},
+                        details=self._details,
+                    )
+                return
+            except TrialSyncError as also:
+                wait = next(waits, None)
+                # A database that restarts is back in seconds; a process that was asked to stop does not wait for it.
+                if wait is None or not isinstance(also, DatabaseTrouble) or self.context.stop.wait(wait):
+                    log.error("run_left_open", run_id=self.run_id, error=str(also))
+                    return
 
     def _traffic(self) -> Traffic:
         """The job's HTTP figures so far."""

@@ -15,6 +15,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from clinical_conductor.processes import is_alive
+
 
 class Landing:
     """dlt's part: lands CSV files in the landing tables of one instance. One per process and instance."""
@@ -106,19 +108,9 @@ def private_directory(work_dir: Path) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     for old in root.glob("run-*"):
         pid = old.name.split("-")[1]
-        if pid.isdecimal() and not _alive(int(pid)):
+        if pid.isdecimal() and not is_alive(int(pid)):
             shutil.rmtree(old, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"run-{os.getpid()}-", dir=root))
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def quiet_dlt() -> None:

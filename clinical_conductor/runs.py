@@ -20,6 +20,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from clinical_conductor.errors import JobLocked, RunFenced, TrialSyncError
+from clinical_conductor.processes import is_alive
 
 LOCK_SECONDS = 1.0
 """How long a lock is asked for: a killed process's session, and a start that looks for dead runs, hold it so long."""
@@ -117,13 +118,16 @@ def close_dead_runs(conn: Connection[Any]) -> list[int]:
     closed: list[int] = []
     running = conn.execute(
         """
-        select r.id, r.source_instance_id, j.target_table
+        select r.id, r.source_instance_id, j.target_table, r.host, r.process_id
         from dw_etl_runs as r
         inner join dw_etl_jobs as j on r.job_id = j.id
         where r.run_status = 'running'
         """
     ).fetchall()
-    for run_id, instance_id, table in running:
+    for run_id, instance_id, table, host, process_id in running:
+        if host == socket.gethostname()[:255] and process_id != os.getpid() and is_alive(process_id or 0):
+            # It holds no lock while it waits for a database that restarts.
+            continue
         # A run of the existing system has no instance and holds no lock of ours; it may not be ours to judge
         # while it is young.
         name = _lock_name(instance_id or 0, table)
