@@ -13,8 +13,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from clinical_conductor import runs
-from clinical_conductor.errors import ConfigurationError
+from clinical_conductor import job, runs
+from clinical_conductor.errors import ConfigurationError, DatabaseTrouble
 from clinical_conductor.simulator import Simulator
 from clinical_conductor.simulator.api import Request
 from tests.fixtures.pipeline import LOADED, Pipeline
@@ -327,3 +327,24 @@ def test_jobs_of_unknown_trouble_say_where_and_not_what(loaded: Pipeline, monkey
     assert result.error_type == "RuntimeError"
     assert result.error is not None and "test_jobs.py" in result.error and "Doe" not in result.error
     assert loaded.ledger("elements")["run_status"] == "failed"
+
+
+def test_a_failed_run_is_closed_when_a_database_that_restarts_is_back(
+    pipeline_to: Callable[..., Pipeline], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    real = job.connect
+
+    def connect(url: str, **options: Any) -> Any:
+        calls.append(url)
+        if len(calls) in (2, 3):  # the first is the job's own, the next ones want to close its run
+            raise DatabaseTrouble("PostgreSQL restarts.")
+        return real(url, **options)
+
+    monkeypatch.setattr(job, "connect", connect)
+    monkeypatch.setattr(job, "CLOSING_WAITS", (0.01, 0.01))
+    simulator.fault("not-implemented", resource="rooms")
+    pipeline = pipeline_to(simulator)
+    assert pipeline.one("rooms").status == "failed"
+    assert len(calls) == 4
+    assert pipeline.query("select run_status from dw_etl_runs") == [("failed",)]
