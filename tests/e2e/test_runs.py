@@ -218,7 +218,8 @@ def test_a_run_ended_in_the_middle_is_made_good_by_the_next_one(
 ) -> None:
     jobs = "studies,study_arms,study_roles"
     slow = simulator_factory(scale=0.02)
-    slow.on_request(lambda request: time.sleep(0.02))
+    # Long enough for the signal to arrive while children are asked for, also on a busy machine.
+    slow.on_request(lambda request: time.sleep(0.5 if request.path.endswith(("/arms", "/roles")) else 0.0))
     etl = configured(slow, empty_database, ETL_PARALLEL_JOBS="2")
     process = etl.start("run", "--resources", jobs, "--results", str(etl.cwd / "results.json"))
     wait_for(lambda: any(entry.path.endswith("/arms") for entry in slow.log))
