@@ -54,6 +54,11 @@ def test_names_and_units_follow_the_conventions(families: dict[str, Any]) -> Non
         assert not any(part in name for part in ("_minutes", "_ms", "_milliseconds", "_kb", "_percent"))
 
 
+def test_every_metric_is_documented(families: dict[str, Any]) -> None:
+    written = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
+    assert [name for name in families if f"`{name}" not in written] == []
+
+
 def test_labels_name_jobs_tables_and_states_only(families: dict[str, Any]) -> None:
     for family in families.values():
         for sample in family.samples:
