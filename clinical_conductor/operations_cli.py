@@ -8,21 +8,16 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from clinical_conductor.catalog import Endpoint, find_endpoint
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.settings import Setting, Settings, load_settings
-
-if TYPE_CHECKING:
-    import psycopg
 
 SERVE_SETTINGS: dict[str, Setting] = {
     "token": Setting(
@@ -60,7 +55,9 @@ def serve(
     from clinical_conductor.server import serve as run_server
 
     access = Access(host, _token())
-    with _database(settings):
+    from clinical_conductor.execution import open_database
+
+    with open_database(settings):
         pass  # makes the schema, and says now rather than later that the database is away
     run_server(settings, access, port=port, schedule=schedule, version=version(), started=_say_address)
 
@@ -129,7 +126,9 @@ def schedule(
 
     if cron:
         check_cron(cron)
-    with _database(settings) as conn:
+    from clinical_conductor.execution import open_database
+
+    with open_database(settings) as conn:
         if cron is not None:
             schedules.set_schedule(conn, endpoint, cron or None)
         if enable is not None:
@@ -151,7 +150,9 @@ def schedule_list(
     from clinical_conductor.monitoring import zone_of
 
     zone, now = zone_of(settings), datetime.now(UTC)
-    with _database(settings) as conn:
+    from clinical_conductor.execution import open_database
+
+    with open_database(settings) as conn:
         jobs = schedules.read_schedules(conn)
     rows: list[dict[str, Any]] = []
     for job in jobs:
@@ -174,9 +175,10 @@ def schedule_export(
     """Print the schedules as lines for cron."""
     settings = _settings()
     from clinical_conductor import schedule as schedules
+    from clinical_conductor.execution import open_database
     from clinical_conductor.monitoring import zone_of
 
-    with _database(settings) as conn:
+    with open_database(settings) as conn:
         jobs = schedules.read_schedules(conn)
     sys.stdout.write(schedules.crontab(jobs, zone_of(settings), command or _own_path()))
 
@@ -237,21 +239,6 @@ def _token() -> str:
 
         given = dotenv_values(".env").get("TRIALSYNC_TOKEN")
     return (given or "").strip()
-
-
-@contextmanager
-def _database(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
-    """A connection to the database with its schema up to date and its jobs seeded from config/jobs.yaml."""
-    from clinical_conductor.database import connect, database_url, migrate
-    from clinical_conductor.jobs_config import load_jobs_config
-    from clinical_conductor.schedule import seed_jobs
-
-    config = load_jobs_config(settings.jobs_file)
-    with connect(database_url(settings)) as conn:
-        migrate(conn)
-        seed_jobs(conn, config)
-        conn.commit()
-        yield conn
 
 
 def _need(*packages: str) -> None:

@@ -100,11 +100,6 @@ def lock_table(conn: Connection[Any], instance_id: int, table: str, *, own_run: 
     raise JobLocked(f"{table} is locked by {who}. Wait for it to end, or stop that process, and run again.")
 
 
-def unlock_table(conn: Connection[Any], instance_id: int, table: str) -> None:
-    """Releases what `lock_table` took."""
-    conn.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", (_lock_name(instance_id, table),))
-
-
 def _lock_name(instance_id: int, table: str) -> str:
     return f"trialsync:{instance_id}:{table}"
 

@@ -212,10 +212,11 @@ class Stage:
     def _differing(self, batch: Batch, places: list[int], counts: Counts) -> list[int]:
         """The places of a batch whose records are new to staging or differ from it."""
         started = time.monotonic()
-        if len(places) == len(batch.keys):
-            lists = (batch.parents, batch.keys, batch.hashes)
-        else:
-            lists = tuple([column[p] for p in places] for column in (batch.parents, batch.keys, batch.hashes))  # type: ignore[assignment]
+        lists = (
+            [batch.parents[p] for p in places],
+            [batch.keys[p] for p in places],
+            [batch.hashes[p] for p in places],
+        )
         with translated():
             row = self.conn.execute(self._ask_query, lists).fetchone()
         assert row is not None
