@@ -3,6 +3,7 @@
     from clinical_conductor import clinical_conductor      the dlt source, for notebooks and any dlt destination
     from clinical_conductor import endpoints, sample       what there is, and a first look at it
     from clinical_conductor import ETLOrchestrator         jobs, run as the command line runs them
+    from clinical_conductor import DataLoader              records of your own into staging
 
 The rooms, in the direction data flows:
 
@@ -26,7 +27,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clinical_conductor.etl import DataLoader, ETLOrchestrator, ETLRunResult, JobStatus
+    from clinical_conductor.context import RunOptions
+    from clinical_conductor.etl import ETLOrchestrator, ETLRunResult, JobStatus
+    from clinical_conductor.loader import DataLoader
     from clinical_conductor.source import ClinicalConductorClient, clinical_conductor, endpoints, sample
     from clinical_conductor.warehouse import TransformationEngine
 
@@ -37,10 +40,11 @@ _HOME = {
     "endpoints": "source",
     "sample": "source",
     "ClinicalConductorClient": "source",
-    "DataLoader": "etl",
+    "DataLoader": "loader",
     "ETLOrchestrator": "etl",
     "ETLRunResult": "etl",
     "JobStatus": "etl",
+    "RunOptions": "context",
     "TransformationEngine": "warehouse",
 }
 
@@ -50,6 +54,7 @@ __all__ = [
     "ETLOrchestrator",
     "ETLRunResult",
     "JobStatus",
+    "RunOptions",
     "TransformationEngine",
     "clinical_conductor",
     "endpoints",

@@ -15,7 +15,17 @@ from clinical_conductor.landing import Landing
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a run is to be done; see the command line's options of the same names."""
+    """How a run is to be done, as the command line's options of the same names.
+
+    Args:
+        full_refresh: Read everything again and compare it in full.
+        parallel: Jobs at once; ETL_PARALLEL_JOBS by default.
+        max_requests: So many requests for children at most; what is left stays owed.
+        deadline: No request for children starts after this time, which names its offset.
+        allow_mass_delete: Delete also where more rows are gone upstream than one run may delete.
+        instance: A name in dw_api_credentials; the default instance otherwise.
+        retry_of: The run that this one makes good.
+    """
 
     full_refresh: bool = False
     parallel: int | None = None

@@ -106,6 +106,20 @@ def connect(url: str, *, autocommit: bool = False, name: str = "trialsync") -> C
     return conn
 
 
+@contextmanager
+def connect_migrated(url: str) -> Iterator[Connection]:
+    """A connection in autocommit mode to a database whose schema has been brought up to date.
+
+    Raises:
+        DatabaseTrouble, DatabaseRefused, ConfigurationError: see `connect`.
+        MigrationError: see `migrate`.
+    """
+    with connect(url, autocommit=True) as conn:
+        if pending(conn):
+            migrate(conn)
+        yield conn
+
+
 def _connect_error(error: psycopg.OperationalError, url: str) -> DatabaseTrouble | DatabaseRefused:
     """What a failed connection means. libpq tells it in words only, so a refused login is known by what was asked."""
     try:

@@ -1,32 +1,22 @@
-"""The names that the requirements give to orchestration and loading, as thin fronts of the rooms that do the work.
-
-ETLOrchestrator runs jobs by id or category; DataLoader puts records of your own into a staging table with the same
-merge, counts and quarantine as a run.
-"""
+"""ETLOrchestrator: jobs run, scheduled and looked up from Python, as the command line does it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
-import msgspec
 from psycopg import Connection
 
 from clinical_conductor import runs
-from clinical_conductor.catalog import CATEGORIES, ENDPOINTS, Endpoint, find_endpoint
+from clinical_conductor.catalog import Endpoint, find_endpoint
 from clinical_conductor.context import JobResult, RunOptions
-from clinical_conductor.database import connect, database_url, migrate, pending, translated
-from clinical_conductor.errors import ConfigurationError
-from clinical_conductor.instances import ensure_instance
-from clinical_conductor.landing import one_landing
+from clinical_conductor.database import connect_migrated, database_url, translated
 from clinical_conductor.orchestrator import run_jobs
-from clinical_conductor.records import content_hash
+from clinical_conductor.selection import choose, named_endpoints, read_switches
 from clinical_conductor.settings import Settings, load_settings
-from clinical_conductor.staging import Batch, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +58,13 @@ class ETLOrchestrator:
         """Runs one job, and first its parents where they were never staged.
 
         Raises:
-            ConfigurationError: there is no such job.
+            ConfigurationError: there is no such job, or it is switched off in dw_etl_jobs.
         """
-        return self._execute([find_endpoint(job_id)])[0]
+        return self._execute(named=[find_endpoint(job_id)])[0]
 
     def execute_all_active_jobs(self) -> list[ETLRunResult]:
-        """Runs every job that dw_etl_jobs has as active."""
-        return self._execute(self._active())
+        """Runs every job that dw_etl_jobs has as active, in job order."""
+        return self._execute()
 
     def execute_jobs_by_category(self, category: str) -> list[ETLRunResult]:
         """Runs the active jobs of one category.
@@ -82,9 +72,7 @@ class ETLOrchestrator:
         Raises:
             ConfigurationError: there is no such category.
         """
-        if category not in CATEGORIES:
-            raise ConfigurationError(f"There is no category {category!r}: use one of {', '.join(CATEGORIES)}.")
-        return self._execute([row for row in self._active() if row.category == category])
+        return self._execute(added=named_endpoints(category=category)[1])
 
     def schedule_job(self, job_id: int, cron_expression: str) -> None:
         """Gives a job a schedule of five cron fields; `serve`, or an exported crontab, runs it.
@@ -119,169 +107,22 @@ class ETLOrchestrator:
             schedule_cron=row["schedule_cron"],
             last_run_id=row["run_id"],
             last_run_status=row["run_status"],
-            last_run_at=row["started_at"],
+            last_run_at=row["started_at"] and row["started_at"].replace(tzinfo=UTC),
             last_run_records=None if row["run_id"] is None else sum(value or 0 for value in loaded),
             error_message=row["error_message"],
         )
 
-    def _execute(self, endpoints: Sequence[Endpoint]) -> list[ETLRunResult]:
-        return [_as_run_result(job) for job in run_jobs(self.settings, endpoints, self.options)]
-
-    def _active(self) -> list[Endpoint]:
+    def _execute(self, named: Sequence[Endpoint] = (), added: Sequence[Endpoint] = ()) -> list[ETLRunResult]:
         with self._connection() as conn:
-            rows = conn.execute("select id from dw_etl_jobs where is_active is not false").fetchall()
-        on = {row[0] for row in rows}
-        return [row for row in ENDPOINTS.values() if row.job_id in on]
+            chosen = choose(named, added, read_switches(conn))
+        return [_as_run_result(job) for job in run_jobs(self.settings, chosen, self.options)]
 
     @contextmanager
     def _connection(self) -> Iterator[Connection[Any]]:
-        with _migrated(self.settings) as conn, translated():
+        with connect_migrated(database_url(self.settings)) as conn, translated():
             yield conn
-
-
-class DataLoader:
-    """Puts records into staging tables: the same comparison, merge and quarantine as a run."""
-
-    def __init__(self, settings: Settings | None = None) -> None:
-        """Settings default to the environment and `.env`."""
-        self.settings = settings or load_settings()
-
-    def load_to_staging(
-        self, table_name: str, records: Iterable[Mapping[str, Any]], job_id: int, run_id: int
-    ) -> runs.Counts:
-        """Merges records into the staging table of a job, on behalf of an open run.
-
-        Raises:
-            ConfigurationError: the job does not fill that table.
-            RunFenced: the run is not open.
-        """
-        endpoint = find_endpoint(job_id)
-        if endpoint.table != table_name:
-            raise ConfigurationError(f"Job {job_id} fills {endpoint.table}, not {table_name}.")
-        with _migrated(self.settings) as conn:
-            instance = ensure_instance(conn, self.settings, None)
-            with translated():
-                runs.lock_table(conn, instance.id, table_name)
-            return self._stage(conn, endpoint, instance.id, run_id, records, _key_of(endpoint))
-
-    def upsert_records(
-        self, table_name: str, records: Iterable[Mapping[str, Any]], key_field: str = "id"
-    ) -> runs.Counts:
-        """Merges records into a staging table under a run of its own, keyed by one field.
-
-        Raises:
-            ConfigurationError: no job fills that table.
-        """
-        return self._in_own_run(table_name, records, key_field, replace=False)
-
-    def bulk_insert(self, table_name: str, records: Iterable[Mapping[str, Any]], batch_size: int = 1000) -> runs.Counts:
-        """Merges many records, `batch_size` at a time, keyed as the catalog says. A key that is there is updated."""
-        return self._in_own_run(table_name, records, None, replace=False, batch_size=batch_size)
-
-    def truncate_and_reload(self, table_name: str, records: Iterable[Mapping[str, Any]]) -> runs.Counts:
-        """Makes a table equal to the records: merges them and deletes (archives) all others of this instance.
-
-        Nothing is truncated first: readers see the old rows until the new ones are committed.
-        """
-        return self._in_own_run(table_name, records, None, replace=True)
-
-    def _in_own_run(
-        self,
-        table_name: str,
-        records: Iterable[Mapping[str, Any]],
-        key_field: str | None,
-        *,
-        replace: bool,
-        batch_size: int = 1000,
-    ) -> runs.Counts:
-        endpoint = next((row for row in ENDPOINTS.values() if row.table == table_name and row.owner), None)
-        if endpoint is None:
-            raise ConfigurationError(f"No job fills {table_name}. `trialsync-etl list` shows the tables.")
-        with _migrated(self.settings) as conn:
-            instance = ensure_instance(conn, self.settings, None)
-            with translated():
-                runs.lock_table(conn, instance.id, table_name)
-                run_id = runs.open_run(conn, endpoint.job_id, instance.id, batch_id=uuid4())
-            try:
-                key = key_field or _key_of(endpoint)
-                counts = self._stage(
-                    conn, endpoint, instance.id, run_id, records, key, replace=replace, batch_size=batch_size
-                )
-            except Exception as error:
-                with translated():
-                    message = f"{table_name}: records could not be loaded ({type(error).__name__})."
-                    runs.close_run(conn, run_id, "failed", error=error, error_message=message)
-                raise
-            with translated():
-                runs.close_run(conn, run_id, "success")
-            return counts
-
-    def _stage(
-        self,
-        conn: Connection[Any],
-        endpoint: Endpoint,
-        instance_id: int,
-        run_id: int,
-        records: Iterable[Mapping[str, Any]],
-        key_field: str,
-        *,
-        replace: bool = False,
-        batch_size: int = 1000,
-    ) -> runs.Counts:
-        url = database_url(self.settings)
-        with one_landing(url, instance_id, self.settings.work_dir) as landing:
-            stage = Stage(
-                conn,
-                landing,
-                endpoint,
-                run_id=run_id,
-                instance_id=instance_id,
-                allow_mass_delete=replace,
-            )
-            batch = Batch()
-            try:
-                for record in records:
-                    raw = msgspec.json.encode(record)
-                    key = record.get(key_field)
-                    if key is None or isinstance(key, dict | list):
-                        raise ConfigurationError(f"{endpoint.table}: a record has no {key_field!r} to be keyed by.")
-                    batch.keys.append(str(key))
-                    batch.parents.append(str(record.get("parent_source_id", "")))
-                    batch.hashes.append(content_hash(raw))
-                    batch.records.append(raw)
-                    if len(batch.keys) >= batch_size:
-                        stage.take(batch)
-                        batch = Batch()
-                stage.take(batch)
-                stage.commit(stage.delete_unseen if replace else None)
-            finally:
-                stage.drop_chunk()
-            return stage.counts
-
-
-@contextmanager
-def _migrated(settings: Settings) -> Iterator[Connection[Any]]:
-    """A connection in autocommit mode to the configured database, brought up to date."""
-    with connect(database_url(settings), autocommit=True) as conn:
-        if pending(conn):
-            migrate(conn)
-        yield conn
-
-
-def _key_of(endpoint: Endpoint) -> str:
-    """The one field that keys an endpoint's records.
-
-    Raises:
-        ConfigurationError: its key rule is not one plain field.
-    """
-    if endpoint.key.rule != "fields" or len(endpoint.key.fields) != 1:
-        raise ConfigurationError(f"{endpoint.table} is not keyed by one field: use upsert_records with key_field.")
-    return endpoint.key.fields[0]
 
 
 def _as_run_result(job: JobResult) -> ETLRunResult:
     loaded = job.inserted + job.updated + job.unchanged
     return ETLRunResult(job.job_id, job.run_id, job.status, loaded, job.duration_seconds, job.error)
-
-
-__all__ = ["DataLoader", "ETLOrchestrator", "ETLRunResult", "JobStatus"]

@@ -25,10 +25,8 @@ from clinical_conductor.logs import configure_logging
 from clinical_conductor.orchestrator import plan_jobs, run_jobs
 from clinical_conductor.planning import describe_plans
 from clinical_conductor.schedule import seed_jobs
-from clinical_conductor.selection import Switches, catalog_switches, choose, with_rows
+from clinical_conductor.selection import Switches, catalog_switches, choose, read_switches
 from clinical_conductor.settings import Settings
-
-SWITCHES = "select id, is_active, inactive_reason from dw_etl_jobs"
 
 
 def run_and_report(
@@ -62,7 +60,7 @@ def run_and_report(
     chosen: list[Endpoint] = []
     ready = False
     try:
-        with open_database(settings) as conn:
+        with open_database(settings) as conn, database.translated():
             switches = read_switches(conn)
         chosen = choose(named, added, switches)
         with stop_on_signals() as stop, console.RunProgress(row.resource for row in chosen) as progress:
@@ -165,18 +163,12 @@ def open_database(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
         yield conn
 
 
-def read_switches(conn: psycopg.Connection[Any]) -> Switches:
-    """Which jobs the rows of dw_etl_jobs switch on and off."""
-    with database.translated():
-        return with_rows(conn.execute(SWITCHES).fetchall())
-
-
 def _switches_without_writing(settings: Settings) -> Switches:
     """The switches of a database that runs and has been migrated, otherwise the catalog's."""
     url = settings.database or database.embedded(settings).running_url()
     if url is None:
         return catalog_switches()
-    with database.connect(url) as conn:
+    with database.connect(url) as conn, database.translated():
         known = conn.execute("select to_regclass('dw_etl_jobs')").fetchone() != (None,)
         return read_switches(conn) if known else catalog_switches()
 

@@ -18,7 +18,7 @@ from clinical_conductor import runs
 from clinical_conductor.catalog import ENDPOINTS, Endpoint, dependency_order
 from clinical_conductor.client import Client
 from clinical_conductor.context import Budget, JobContext, JobResult, RunOptions
-from clinical_conductor.database import connect, database_url, migrate, pending, translated
+from clinical_conductor.database import connect, connect_migrated, database_url, translated
 from clinical_conductor.errors import ConfigurationError, TrialSyncError
 from clinical_conductor.instances import Instance, ensure_instance, resolve_key
 from clinical_conductor.job import Job, with_override
@@ -58,16 +58,13 @@ def run_jobs(
     options = options or RunOptions()
     stop = stop or threading.Event()
     url = database_url(settings)
-    with connect(url, autocommit=True) as conn:
-        if pending(conn):
-            migrate(conn)
-        with translated():
-            instance = ensure_instance(conn, settings, options.instance)
-            conn.execute("select dw_landing_schema(%s)", (instance.id,))
-            for run_id in runs.close_dead_runs(conn):
-                log.warning("dead_run_closed", run_id=run_id)
-            overrides = _overrides(conn)
-            needed = _with_missing_parents(conn, instance.id, endpoints)
+    with connect_migrated(url) as conn, translated():
+        instance = ensure_instance(conn, settings, options.instance)
+        conn.execute("select dw_landing_schema(%s)", (instance.id,))
+        for run_id in runs.close_dead_runs(conn):
+            log.warning("dead_run_closed", run_id=run_id)
+        overrides = _overrides(conn)
+        needed = _with_missing_parents(conn, instance.id, endpoints)
     config = load_jobs_config(settings.jobs_file)
     client = _client(settings, instance, stop)
     batch_id = uuid4()

@@ -7,9 +7,13 @@ switched on. A job that was named and is switched off is refused with its reason
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from clinical_conductor.catalog import BY_JOB_ID, CATEGORIES, ENDPOINTS, Endpoint, find_endpoint
 from clinical_conductor.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from psycopg import Connection
 
 Switches = Mapping[int, tuple[bool, str | None]]
 """Per job id: whether it is switched on, and why not if it is off."""
@@ -28,6 +32,11 @@ def with_rows(rows: Iterable[tuple[int, bool | None, str | None]]) -> Switches:
             on = is_active is not False
             switches[job_id] = (on, None if on else reason or "switched off in dw_etl_jobs")
     return switches
+
+
+def read_switches(conn: Connection[Any]) -> Switches:
+    """Which jobs the rows of dw_etl_jobs switch on and off."""
+    return with_rows(conn.execute("select id, is_active, inactive_reason from dw_etl_jobs").fetchall())
 
 
 def named_endpoints(

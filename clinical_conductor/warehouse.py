@@ -18,8 +18,9 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg import sql
 
-from clinical_conductor.database import Connection, connect, sql_dir, translated
+from clinical_conductor.database import Connection, connect, database_url, sql_dir, translated
 from clinical_conductor.errors import ConfigurationError, DatabaseRefused, DatabaseTrouble, TrialSyncError
+from clinical_conductor.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,16 +95,16 @@ class TransformationEngine:
     """Runs the warehouse's procedures against one database.
 
     Args:
-        database_url: Where the warehouse is.
+        url: Where the warehouse is; the configured database by default.
         retries: How often a procedure is tried again after a deadlock or a serialisation failure.
         retry_delay: Seconds before the first of these; doubled each time.
         on_progress: Told the result of each procedure as it ends.
     """
 
     def __init__(
-        self, database_url: str, *, retries: int = 3, retry_delay: float = 0.5, on_progress: Progress | None = None
+        self, url: str | None = None, *, retries: int = 3, retry_delay: float = 0.5, on_progress: Progress | None = None
     ) -> None:
-        self._url = database_url
+        self._url = url or database_url(load_settings())
         self._retries = retries
         self._delay = retry_delay
         self._on_progress = on_progress

@@ -1,14 +1,18 @@
-"""Writes docs/configuration.md and docs/cli.md from the code: `python docs/reference.py`. A test compares them."""
+"""Writes configuration.md, cli.md and python.md from the code: `python docs/reference.py`. A test compares them."""
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import typer
 
+import clinical_conductor
 from clinical_conductor import cli
 from clinical_conductor.alerts import ALERT_SETTINGS
 from clinical_conductor.jobs_config import JobConfig
@@ -150,7 +154,50 @@ def command_line() -> str:
     return "".join(parts)
 
 
-PAGES = {"configuration.md": configuration, "cli.md": command_line}
+PYTHON = """# From Python
+
+Written by `python docs/reference.py` from the code; a test fails when it is out of date.
+
+All names below are imported from `clinical_conductor`. Settings come from the environment and `.env` where no argument
+gives them, see [configuration](configuration.md). Every error is a `TrialSyncError` of `clinical_conductor.errors`,
+whose message says what to do; [troubleshooting](troubleshooting.md) lists them.
+
+```python
+from clinical_conductor import DataLoader, ETLOrchestrator, TransformationEngine, endpoints, sample
+
+sample("studies", 3)                                    # a first look at the API
+result = ETLOrchestrator().execute_job(2)               # studies, as `trialsync-etl run --job-id 2`
+print(result.status, result.records_loaded, result.error_message)
+TransformationEngine().load_all_dimensions()
+DataLoader().upsert_records("dim_sites_staging", [{"id": 12, "name": "Site 12"}])
+```
+"""
+
+
+def python_api() -> str:
+    """The text of docs/python.md: every public name with its signature and docstring."""
+    parts = [PYTHON]
+    for name in clinical_conductor.__all__:
+        thing = getattr(clinical_conductor, name)
+        parts.append(f"\n## {name}\n\n{_described(name, thing)}")
+        if inspect.isclass(thing) and not is_dataclass(thing):
+            for method, function in vars(thing).items():
+                if not method.startswith("_") and inspect.isfunction(function):
+                    parts.append(f"\n### {name}.{method}\n\n{_described(method, function)}")
+    return "".join(parts)
+
+
+def _described(name: str, thing: Any) -> str:
+    """A signature, and a docstring with its sections in bold."""
+    text = str(inspect.signature(inspect.unwrap(thing))).replace("self, ", "").replace("(self)", "()")
+    text = re.sub(r"(?:[a-z_]+\.)+(?=[A-Z])", "", text.replace("'", ""))
+    doc = (inspect.getdoc(thing) or "").replace("``", "`")
+    doc = re.sub(r"^(Args|Raises|Returns|Yields):$", r"**\1**\n", doc, flags=re.M)
+    doc = re.sub(r"^ {4}(?=\S)", "- ", doc, flags=re.M)
+    return f"```python\n{name}{text.partition(' -> None')[0]}\n```\n\n{doc}\n"
+
+
+PAGES = {"configuration.md": configuration, "cli.md": command_line, "python.md": python_api}
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

@@ -46,7 +46,7 @@ def options(reference: ModuleType) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("page", ["configuration.md", "cli.md"])
+@pytest.mark.parametrize("page", ["configuration.md", "cli.md", "python.md"])
 def test_generated_pages_are_current(reference: ModuleType, page: str) -> None:
     written = (DOCS / page).read_text(encoding="utf-8")
     assert written == reference.PAGES[page](), "run: python docs/reference.py"

@@ -74,6 +74,12 @@ def test_the_masters_do_the_same_in_sql(conn: psycopg.Connection[Any]) -> None:
     assert [row[0] for row in failed] == ["load_dw_dim_site"]
 
 
+def test_the_configured_database_is_the_default(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", database)
+    results = TransformationEngine().load_all_facts()
+    assert {result.status for result in results} == {"success"} and len(results) > 5
+
+
 def test_only_listed_names_are_called(database: str) -> None:
     engine = TransformationEngine(database)
     for name in ("dw_drop_temporary", "load_dw_dim_study(); drop table dw_dim_study", ""):
