@@ -12,8 +12,9 @@ The rooms, in the direction data flows:
     records     bytes to records, keys and hashes       source     the dlt source
     reading     pages and fan-outs, read ahead          staging    what differs, landed by dlt, merged
     landing     dlt's part of staging                   parents    whom to ask for children
-    runs        the ledger                              job        one job from lock to closed run
-    orchestrator  order and parallelism                 warehouse  silver and gold procedures
+    syncing     by cursor, in full, bulk, by parent     job        one job from lock to closed run
+    orchestrator  order and parallelism                 runs       the ledger
+    warehouse   silver and gold procedures
     monitoring  what the ledger says                    dashboard, server, alerts, schedule   what people see of it
     doctor      what is wrong and what to do: the API by probing and openapi, the database by checkup
 

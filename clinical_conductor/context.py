@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -97,6 +98,19 @@ class Budget:
         """The request that was promised is answered, and counted as used."""
         with self._lock:
             self._promised -= 1
+
+
+class TimeLimit:
+    """How long one job may take, over all its attempts; without seconds, as long as it needs."""
+
+    def __init__(self, seconds: float | None) -> None:
+        """The time begins now."""
+        self.seconds = seconds
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def over(self) -> bool:
+        """Whether the time is over."""
+        return self._end is not None and time.monotonic() >= self._end
 
 
 @dataclass(slots=True)

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from psycopg import Connection, sql
+from psycopg import Connection
 
 from clinical_conductor import runs
 from clinical_conductor.catalog import ENDPOINTS, Endpoint
 from clinical_conductor.parents import owed_parents
+from clinical_conductor.staging import count_staged
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def plan_job(
     capabilities = runs.read_capabilities(conn, endpoint.job_id, instance_id) or {}
     path = capabilities.get("path") or endpoint.path
     last = _last_success(conn, endpoint.job_id, instance_id)
-    rows = _staged(conn, endpoint.table, instance_id)
+    rows = count_staged(conn, endpoint.table, instance_id)
     parents: int | None = None
     owed: int | None = None
     note: str | None = None
@@ -139,14 +140,6 @@ def _last_success(conn: Connection[Any], job_id: int, instance_id: int) -> int |
         (job_id, instance_id),
     ).fetchone()
     return None if row is None else row[0]
-
-
-def _staged(conn: Connection[Any], table: str, instance_id: int) -> int:
-    """How many rows of an instance a table holds."""
-    row = conn.execute(
-        sql.SQL("select count(*) from {} where source_instance_id = %s").format(sql.Identifier(table)), (instance_id,)
-    ).fetchone()
-    return 0 if row is None else int(row[0])
 
 
 def _expected_changes(conn: Connection[Any], parent: Endpoint, instance_id: int) -> int:

@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -364,6 +364,20 @@ def run_history(
             """,
             {"job": job_id, "run": run_id, "limit": limit},
         ).fetchall()
+
+
+def read_watermark(
+    conn: Connection[Any], job_id: int, instance_id: int, cursor_field: str, full_read_within: timedelta
+) -> datetime | None:
+    """The watermark of a cursor field, if the listing was also read in full so recently."""
+    row = conn.execute(
+        """
+        select watermark from dw_etl_watermarks
+        where job_id = %s and source_instance_id = %s and cursor_field = %s and full_read_at > now() - %s
+        """,
+        (job_id, instance_id, cursor_field, full_read_within),
+    ).fetchone()
+    return None if row is None else row[0]
 
 
 def move_watermark(

@@ -66,6 +66,14 @@ class Batch:
         self.size += other.size
 
 
+def count_staged(conn: Connection[Any], table: str, instance_id: int) -> int:
+    """How many rows of an instance a staging table holds."""
+    row = conn.execute(
+        sql.SQL("select count(*) from {} where source_instance_id = %s").format(sql.Identifier(table)), (instance_id,)
+    ).fetchone()
+    return 0 if row is None else int(row[0])
+
+
 class Stage:
     """The adapter of one run: takes batches, commits chunks.
 
@@ -120,12 +128,7 @@ class Stage:
             assert row is not None
             self._landing_name: str = row[0]
             conn.execute(f"truncate {self._landing_name}".encode())
-            row = conn.execute(
-                sql.SQL("select count(*) from {} where source_instance_id = %s").format(sql.Identifier(self.table)),
-                (instance_id,),
-            ).fetchone()
-            assert row is not None
-            self.rows_before: int = row[0]
+            self.rows_before = count_staged(conn, self.table, instance_id)
         self._ask_query = sql.SQL(
             """
             with asked as (

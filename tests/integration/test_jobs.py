@@ -322,7 +322,7 @@ def test_jobs_of_unknown_trouble_say_where_and_not_what(loaded: Pipeline, monkey
     def burst(*_: Any, **__: Any) -> None:
         raise RuntimeError("John Doe's record")
 
-    monkeypatch.setattr("clinical_conductor.job.Job._sync_listing", burst)
+    monkeypatch.setattr("clinical_conductor.syncing.Sync.run", burst)
     result = loaded.one("elements")
     assert result.error_type == "RuntimeError"
     assert result.error is not None and "test_jobs.py" in result.error and "Doe" not in result.error

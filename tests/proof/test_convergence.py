@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, note, settings
 from hypothesis import strategies as st
 
-from clinical_conductor import job, reading
+from clinical_conductor import reading, syncing
 from clinical_conductor.simulator import Simulator
 from clinical_conductor.simulator.api import Request
 from tests.fixtures.pipeline import Pipeline
@@ -157,7 +157,7 @@ def served(simulator: Simulator, resource: str) -> dict[int, bytes]:
 def check(scenario: Scenario, make: Callable[..., Pipeline], patch: pytest.MonkeyPatch) -> None:
     """One scenario from the first run to the one that writes nothing."""
     patch.setattr(reading, "FAN_OUT_THREADS", scenario.threads)
-    patch.setattr(job, "CURSOR_PAGES", 0)  # however short the listing, its cursor is used
+    patch.setattr(syncing, "CURSOR_PAGES", 0)  # however short the listing, its cursor is used
     with Simulator(
         0.0001,
         scenario.seed,
