@@ -118,6 +118,9 @@ class Client(RESTClient):
         session.headers.update({"User-Agent": "trialsync", "Accept": "application/json"})
         session.mount("https://", self._adapter)
         session.mount("http://", self._adapter)
+        # Proxies and certificates of the environment, looked up once: every request goes to this host, and looking them
+        # up takes longer than reading a parent's few children.
+        self._environment = session.merge_environment_settings(url, {}, True, None, None)
         super().__init__(
             base_url=url,
             auth=APIKeyAuth(name=self.key_header, api_key=key, location="header"),
@@ -255,9 +258,8 @@ class Client(RESTClient):
         """Put one request on the wire and read the whole answer."""
         self._adapter.turn.stop, self._adapter.turn.waited = self.stop, 0.0
         started = time.monotonic()
-        environment = self.session.merge_environment_settings(prepared.url or "", {}, True, None, None)
         try:
-            response = self.session.send(prepared, timeout=self._timeout, allow_redirects=False, **environment)
+            response = self.session.send(prepared, timeout=self._timeout, allow_redirects=False, **self._environment)
             try:
                 chunks = []
                 while chunk := response.raw.read(_CHUNK, decode_content=True):

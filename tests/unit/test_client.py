@@ -72,6 +72,20 @@ def test_the_request(api: requests_mock.Mocker) -> None:
     assert "value" not in repr(answer)
 
 
+def test_the_environments_proxy_and_certificates_are_used(
+    api: requests_mock.Mocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.com:3128")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/ours.pem")
+    api.get(URL, json=[])
+    Client(settings()).fetch(PATH)
+    monkeypatch.setenv("NO_PROXY", "ccs.example.com")
+    Client(settings()).fetch(PATH)
+    through, direct = api.request_history
+    assert (through.proxies.get("https"), through.verify) == ("http://proxy.example.com:3128", "/etc/ours.pem")
+    assert direct.proxies.get("https") is None
+
+
 def test_another_key_header_and_any_base_path(api: requests_mock.Mocker) -> None:
     api.get("https://ccs.example.com/a/b/api/v1/x", json=[])
     Client(settings(), base_url="https://ccs.example.com/a/b/", api_key_header="CCAPIKey").fetch("/api/v1/x")
