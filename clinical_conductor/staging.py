@@ -420,24 +420,25 @@ class Stage:
     def delete_orphans(self, parent_table: str) -> None:
         """Deletes the children whose parents are no longer staged; call inside `commit`."""
         self.conn.execute("truncate pg_temp.dw_enumerated")
-        self.conn.execute(
-            sql.SQL(
-                """
-                insert into pg_temp.dw_enumerated
-                select distinct c.parent_source_id
-                from {child} as c
-                where c.source_instance_id = %(instance)s
-                    and not exists (
-                        select from (
-                            select dw_parent_key(p.parent_source_id, p.source_id, %(parts)s) as parent_key
-                            from {parent} as p where p.source_instance_id = %(instance)s
-                        ) as k
-                        where k.parent_key = c.parent_source_id
-                    )
-                """
-            ).format(child=sql.Identifier(self.table), parent=sql.Identifier(parent_table)),
-            {"instance": self.instance_id, "parts": len(self.endpoint.parameters)},
-        )
+        with parents.whole_tables(self.conn):
+            self.conn.execute(
+                sql.SQL(
+                    """
+                    insert into pg_temp.dw_enumerated
+                    select distinct c.parent_source_id
+                    from {child} as c
+                    where c.source_instance_id = %(instance)s
+                        and not exists (
+                            select from (
+                                select dw_parent_key(p.parent_source_id, p.source_id, %(parts)s) as parent_key
+                                from {parent} as p where p.source_instance_id = %(instance)s
+                            ) as k
+                            where k.parent_key = c.parent_source_id
+                        )
+                    """
+                ).format(child=sql.Identifier(self.table), parent=sql.Identifier(parent_table)),
+                {"instance": self.instance_id, "parts": len(self.endpoint.parameters)},
+            )
         self._delete(self._uncommitted, "its parent is gone", parents=True)
         self._flush()
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
+import psycopg
 import pytest
 
-from clinical_conductor import staging
+from clinical_conductor import parents, staging
+from clinical_conductor.catalog import ENDPOINTS
+from clinical_conductor.database import connect
 from clinical_conductor.simulator import Simulator
 from clinical_conductor.simulator.api import Request
 from tests.fixtures.pipeline import Pipeline
@@ -325,3 +329,46 @@ def test_both_routes_of_a_table_agree(loaded: Pipeline, simulator: Simulator) ->
 def test_ids_that_repeat_across_parents_do_not_overwrite_each_other(loaded: Pipeline) -> None:
     rows = loaded.query("select parent_source_id, source_id from dim_patient_devices_staging")
     assert len({key for _, key in rows}) < len(rows) == len(set(rows))
+
+
+class Explained(psycopg.ClientCursor[Any]):
+    """Keeps the plan of everything that it executes."""
+
+    plans: list[str]
+
+    def execute(self, query: Any, params: Any = None, **options: Any) -> Explained:
+        text = self.mogrify(query, params)
+        if "dw_etl_parents" in text:
+            plan = psycopg.Cursor(self.connection).execute(f"explain (analyze, timing off) {text}".encode()).fetchall()
+            self.plans.append("\n".join(line for (line,) in plan))
+        return super().execute(query, params, **options)
+
+
+@pytest.mark.parametrize("compare", [parents.owed_parents, parents.forget_orphan_parents])
+def test_no_parent_is_compared_with_every_other_one(
+    database: str, monkeypatch: pytest.MonkeyPatch, compare: Callable[..., object]
+) -> None:
+    """Also where the planner believes the ledger empty, because its statistics are older than its rows."""
+    devices = ENDPOINTS["patient_devices"]
+    monkeypatch.setattr(Explained, "plans", [], raising=False)
+    with connect(database, autocommit=True) as conn:
+        conn.execute("insert into dw_api_credentials (id, instance_name) values (1, 'default') on conflict do nothing")
+        conn.execute("analyze dw_etl_parents")
+        conn.execute(
+            "insert into dim_patients_staging (source_instance_id, parent_source_id, source_id, data)"
+            " select 1, '', g::text, '{}' from generate_series(1, 300) as g"
+        )
+        conn.execute(
+            "insert into dw_etl_parents (job_id, source_instance_id, parent_key, status, etl_run_id, fetched_at)"
+            " select %s, 1, g::text, 'fetched', 1, now() from generate_series(1, 300) as g",
+            (devices.job_id,),
+        )
+        for way in ("hashjoin", "mergejoin", "seqscan"):  # as the session that stages has them
+            conn.execute(f"set enable_{way} = off".encode())
+        conn.cursor_factory = Explained
+        compare(conn, devices, "dim_patients_staging", 1)
+        assert Explained.plans and "dw_etl_parents" in Explained.plans[0]
+        assert "Removed by Join Filter" not in Explained.plans[0]
+        conn.cursor_factory = psycopg.Cursor
+        assert conn.execute("select current_setting('enable_nestloop')").fetchone() == ("on",)
+        assert conn.execute("select current_setting('enable_hashjoin')").fetchone() == ("off",)
