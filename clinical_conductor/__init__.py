@@ -8,8 +8,9 @@
 The rooms, in the direction data flows:
 
     catalog     ENDPOINTS: one row per endpoint
-    client      HTTP: pacing, retries, errors           paging     one listing, no row lost or repeated
-    records     bytes to records, keys and hashes       source     the dlt source
+    client      HTTP: pacing, retries, errors           enquiry    which path and which options an endpoint takes
+    records     bytes to records, keys and hashes       paging     one listing, no row lost or repeated
+    source      the dlt source
     reading     pages and fan-outs, read ahead          staging    what differs, landed by dlt, merged
     landing     dlt's part of staging                   parents    whom to ask for children
     syncing     by cursor, in full, bulk, by parent     job        one job from lock to closed run

@@ -16,7 +16,7 @@ from clinical_conductor.context import JobContext, JobResult, TimeLimit
 from clinical_conductor.database import connect, translated
 from clinical_conductor.errors import DatabaseTrouble, Interrupted, RetriableError, RunFenced, TrialSyncError
 from clinical_conductor.logs import get_logger, log_context
-from clinical_conductor.paging import Capabilities
+from clinical_conductor.odata import Capabilities
 from clinical_conductor.planning import plan_job
 from clinical_conductor.runs import Traffic
 from clinical_conductor.staging import Stage

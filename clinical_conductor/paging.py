@@ -20,31 +20,22 @@ harm, and the key goes nowhere else.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Generator, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 
-from clinical_conductor.catalog import Endpoint, fill_path, join_key
+from clinical_conductor.catalog import Endpoint
 from clinical_conductor.client import Client
-from clinical_conductor.envelopes import Envelope, open_envelope
-from clinical_conductor.errors import (
-    BadRequest,
-    ConfigurationError,
-    EndpointNotFound,
-    EndpointNotOffered,
-    PagingBroken,
-    ParentGone,
-)
-from clinical_conductor.odata import MAX_PAGE, Capabilities, ODataPaginator
-from clinical_conductor.records import Page, RecordReader, Rows, content_hash
-
-__all__ = ["MAX_PAGE", "Capabilities", "Listing", "ODataPaginator", "count_upstream"]
+from clinical_conductor.enquiry import Enquiry
+from clinical_conductor.envelopes import Envelope
+from clinical_conductor.errors import BadRequest, EndpointNotFound, EndpointNotOffered, PagingBroken, ParentGone
+from clinical_conductor.odata import MAX_PAGE, Capabilities
+from clinical_conductor.overlap import again_anywhere, again_at_start, again_under_last_key, ascending, follows
+from clinical_conductor.records import Page, Rows
 
 DEFAULT_PAGE = 50
 """The API's own page size where none is asked for; a longer listing is cut at a multiple of it."""
 MAX_RESTARTS = 3
 _MAX_SHIFTS = 10
-_OPTIONS = ("cursor_filter", "count", "order", "top")
 _LOOKS_BARE = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|-?\d{1,18}")
 
 
@@ -67,12 +58,9 @@ class Listing:
 
     Attributes:
         complete: Whether the enumeration is proven to hold all that was asked for.
-        filtered: Whether `since` was pushed down or `filters` given, so that records may be missing on purpose.
         reported_count: How many records the server says there are.
         served: How many were served, the overlap of pages not counted.
-        duplicates: How many of these repeat a key of their own page.
         cursor_high: The greatest value of the cursor that was served.
-        server_time: The server's clock at the first answer.
         restarts: How often the enumeration began again.
     """
 
@@ -90,28 +78,28 @@ class Listing:
     ) -> None:
         self.endpoint = endpoint
         self.capabilities = capabilities
-        self._client = client
-        self._bulk = bulk
+        self._enquiry = Enquiry(
+            client,
+            endpoint,
+            parent,
+            capabilities=capabilities,
+            since=since,
+            page_size=page_size,
+            bulk=bulk,
+            filters=filters,
+        )
         self._parent = parent
-        self._since = since
         self._page_size = page_size
-        self._filters = filters
-        self._path = ""
-        self._pager = ODataPaginator(None)
+        self._bulk = bulk
         self._bare_keys = False
-        self._began = datetime.now(UTC)
-        self._reader = RecordReader(endpoint)
-        self.server_time: datetime | None = None
         self.reported_count: int | None = None
         self.restarts = 0
-        self.filtered = False
         self._reset()
 
     def _reset(self) -> None:
         """Nothing served yet."""
         self.complete = False
         self.served = 0
-        self.duplicates = 0
         self.cursor_high: datetime | None = None
         self._rows: Rows = Rows([], [], {}, None, None, {}, "")  # the page before
         self._link: str | None = None  # the page before's next link
@@ -119,6 +107,11 @@ class Listing:
         self._shifts = 0
         self._by_keys = False  # whether it was read by key to its end
         self._ended = False  # whether a page was seen to be the last
+
+    @property
+    def server_time(self) -> datetime | None:
+        """The server's clock at the first answer; None before it."""
+        return self._enquiry.server_time
 
     def __iter__(self) -> Iterator[Page]:
         """The pages, with what pages share served once.
@@ -136,8 +129,8 @@ class Listing:
                 except _Shifted:
                     if self.restarts >= MAX_RESTARTS:
                         raise PagingBroken(
-                            f"{self.endpoint.resource}: rows of {self._path} moved from page to page however often it "
-                            "was read. Run the job when the instance is quiet."
+                            f"{self.endpoint.resource}: rows of {self._enquiry.path} moved from page to page however "
+                            "often it was read. Run the job when the instance is quiet."
                         ) from None
                     self.restarts += 1
                     self._reset()
@@ -156,12 +149,10 @@ class Listing:
         """Whether it breaks off before its end; one that is merely not `complete` had rows moving while it was read."""
         return not self.complete and not self._ended
 
-    # The first answer: which path, which options.
-
     def _enumerate(self) -> Generator[Page, None, None]:
         """All pages, once."""
-        envelope, rows = self._first()
-        found, odata = self.capabilities, self._path.endswith("/odata")
+        envelope, rows = self._enquiry.open()
+        found, odata = self.capabilities, self._enquiry.path.endswith("/odata")
         self.reported_count = envelope.count
         yield from self._serve(envelope, rows, len(rows))
         if self.endpoint.single:
@@ -174,148 +165,12 @@ class Listing:
             yield from self._through_pages()
         self._reconcile()
 
-    def _first(self) -> tuple[Envelope, Rows]:
-        """The first page, on the first of the endpoint's paths that answers."""
-        found, endpoint = self.capabilities, self.endpoint
-        templates = list(endpoint.paths)
-        if self._bulk:
-            if endpoint.bulk is None:
-                raise ConfigurationError(f"{endpoint.resource} has no bulk route: read it parent by parent.")
-            templates = [endpoint.bulk.path]
-        elif found.path in templates:
-            # What answered once stays; a listing may still have moved to its other path.
-            others = [] if self._parent else [path for path in templates if path != found.path]
-            templates = [found.path, *others]
-        trouble: EndpointNotFound | BadRequest | None = None
-        for template in templates:
-            parameters = template.count("{")
-            values = self._parent[-parameters:] if parameters else ()
-            self._path = fill_path(template, values)
-            named = endpoint.bulk.parent_fields if self._bulk and endpoint.bulk else endpoint.parent_fields
-            self._reader = RecordReader(endpoint, join_key(values), named if self._bulk or not values else ())
-            try:
-                first = self._opening(template)
-            except (EndpointNotFound, BadRequest) as error:
-                # A path that does not exist may match another one's parameter, and be refused for that with 400.
-                trouble = trouble or error
-            else:
-                if self._bulk:
-                    found.bulk = True
-                else:
-                    found.path = template
-                return first
-        if len(templates) > 1 and isinstance(trouble, EndpointNotFound):
-            raise EndpointNotFound(f"{trouble} Its other path, {templates[-1]}, was tried too.")
-        raise trouble or EndpointNotFound(f"{endpoint.resource}: the catalog names no path.")
-
-    def _opening(self, template: str) -> tuple[Envelope, Rows]:
-        """The first page with as many options as the endpoint takes."""
-        found = self.capabilities
-        if not template.endswith("/odata") or found.top is False:
-            self._pager = ODataPaginator(None, filters=(self._filters,) if self._filters else ())
-            self.filtered = bool(self._filters)
-            return self._ask()
-        cursor = self._cursor()
-        wanted = {
-            name
-            for name, possible in (
-                ("cursor_filter", cursor is not None),
-                ("count", True),
-                ("order", self.endpoint.key.rule == "fields" and self.endpoint.key.fields == ("id",)),
-                ("top", True),
-            )
-            if possible and getattr(found, name) is not False
-        }
-        try:
-            first = self._with(wanted, cursor)
-        except BadRequest:
-            first, wanted = self._with_fewer(wanted, cursor)
-        for name in wanted:
-            if name != "count" or first[0].count is not None:
-                setattr(found, name, True)
-        return first
-
-    def _cursor(self) -> str | None:
-        """The cursor to filter by: known, or found by looking at one record; None where there is nothing to filter."""
-        found, candidates = self.capabilities, self.endpoint.cursor
-        if self._since is None or not candidates or found.cursor_filter is False:
-            return None
-        if found.cursor is None:
-            self._pager = ODataPaginator(1)
-            try:
-                self._ask()
-            except BadRequest:
-                return None
-        return found.cursor
-
-    def _with(self, options: set[str], cursor: str | None) -> tuple[Envelope, Rows]:
-        """The first page with these options."""
-        conditions = [self._filters] if self._filters else []
-        if "cursor_filter" in options and self._since is not None:
-            moment = self._since.astimezone(UTC).isoformat().replace("+00:00", "Z")
-            conditions.insert(0, f"{cursor} ge {moment}")
-        self.filtered = bool(conditions)
-        self._pager = ODataPaginator(
-            self._page_size if "top" in options else None,
-            order_by="id" if "order" in options else None,
-            filters=tuple(conditions),
-            count="count" in options,
-        )
-        return self._ask()
-
-    def _with_fewer(self, wanted: set[str], cursor: str | None) -> tuple[tuple[Envelope, Rows], set[str]]:
-        """After a 400: leave options out, first those not proven yet, until it works; then find the one at fault."""
-        left = set(wanted)
-        dropped: list[str] = []
-        order = sorted(wanted, key=lambda name: (getattr(self.capabilities, name) is True, _OPTIONS.index(name)))
-        for name in order:
-            left.discard(name)
-            dropped.append(name)
-            try:
-                first = self._with(left, cursor)
-            except BadRequest:
-                if not left:
-                    raise
-            else:
-                break
-        at_fault = dropped.pop()
-        setattr(self.capabilities, at_fault, False)
-        self.capabilities.note(f"{at_fault} is answered with 400")
-        for name in dropped if at_fault != "top" else ():  # the others get a second chance, one by one
-            try:
-                first = self._with(left | {name}, cursor)
-            except BadRequest:
-                setattr(self.capabilities, name, False)
-                self.capabilities.note(f"{name} is answered with 400")
-                first = self._with(left, cursor)
-            else:
-                left.add(name)
-        return first, left
-
-    # One answer.
-
-    def _ask(self) -> tuple[Envelope, Rows]:
-        """The page that the paginator stands at."""
-        answer = self._client.fetch(self._path, self._pager.query)
-        if self.server_time is None:
-            self.server_time = answer.server_date or self._began
-        envelope = open_envelope(answer.document, what=self.endpoint.resource, single=self.endpoint.single)
-        rows = self._reader.read(envelope)
-        if self.capabilities.cursor is None:
-            self.capabilities.cursor = next((name for name in self.endpoint.cursor if name in rows.cursors), None)
-        return envelope, rows
-
-    def _ask_again_if(self, same: list[str], envelope: Envelope, rows: Rows) -> tuple[Envelope, Rows]:
-        """A page that is the one before again may be a slip of a cache: it is asked for once more."""
-        return self._ask() if len(rows) > 1 and rows.identities() == same else (envelope, rows)
-
     def _serve(self, envelope: Envelope, rows: Rows, end: int, without: set[int] | None = None) -> Iterator[Page]:
         """Hand on a page, and remember it as the one before."""
         without = without or set()
         self._rows, self._link, self._end = rows, envelope.link, end
         self.served += len(rows) - len(without)
         page = rows.page(without)
-        self.duplicates += len(page.keys) - len(set(page.keys))
         high = rows.cursors.get(self.capabilities.cursor or "")
         if high is not None:
             self.cursor_high = high if self.cursor_high is None else max(high, self.cursor_high)
@@ -340,7 +195,7 @@ class Listing:
     def _through_pages(self) -> Generator[Page, None, None]:
         """The rest of a paged listing, by the best way that the endpoint honours."""
         found = self.capabilities
-        by_key = found.keyset is not False and self._pager.order_by and self._rows.raws
+        by_key = found.keyset is not False and self._enquiry.pager.order_by and self._rows.raws
         if by_key and (yield from self._by_key()):
             return
         if self._link and not self._steps() and (yield from self._by_link()):
@@ -352,14 +207,14 @@ class Listing:
         """Pages of `id ge last` until one holds nothing but the last record. False: not honoured."""
         found = self.capabilities
         longest = 0
-        if not _ascending(self._rows):
+        if not ascending(self._rows):
             return self._refuse_keyset("$orderby=id is not honoured")
         while self._rows.keyed:
             before = self._rows.keys
             last = str(before[-1])
-            self._pager.after(self._literal())
+            self._enquiry.pager.after(self._literal())
             try:
-                envelope, rows = self._ask_again_if(self._rows.identities(), *self._ask())
+                envelope, rows = self._enquiry.ask(unlike=self._rows.identities())
             except BadRequest:
                 if not self._bare_keys and self._literal()[:1] == "'" and _LOOKS_BARE.fullmatch(last):
                     self._bare_keys = True
@@ -371,18 +226,18 @@ class Listing:
             if not keys and not found.keyset:
                 return False  # either the last record has gone, or the filter finds nothing whatever it says
             only_last = all(key == last for key in keys)
-            if not only_last and not self._follows(rows):
+            if not only_last and not follows(self._rows, rows):
                 return self._refuse_keyset("a filter on id is not honoured") if rows.keyed else False
             if len(before) > 1:
                 found.keyset = True
             overlap = next((i for i, key in enumerate(keys) if key != last), len(keys))
             if only_last and overlap > 1 and (overlap >= self._page_size or overlap >= longest > 0):
                 raise PagingBroken(
-                    f"{self.endpoint.resource}: one id fills a whole page of {self._path}, so what follows it cannot "
-                    "be reached. Raise ETL_BATCH_SIZE, or report the repeated id to who runs the instance."
+                    f"{self.endpoint.resource}: one id fills a whole page of {self._enquiry.path}, so what follows it "
+                    "cannot be reached. Raise ETL_BATCH_SIZE, or report the repeated id to who runs the instance."
                 )
-            known = self._known(rows, overlap, last)
-            yield from self._serve(envelope, rows, self._end + len(rows) - len(known), known)
+            again = again_under_last_key(self._rows, rows, overlap)
+            yield from self._serve(envelope, rows, self._end + len(rows) - len(again), again)
             if only_last:
                 self.complete = self._by_keys = self._ended = True
                 return True
@@ -403,32 +258,6 @@ class Listing:
             return last
         return "'" + last.replace("'", "''") + "'"
 
-    def _follows(self, rows: Rows) -> bool:
-        """Whether a page can be what `id ge last` asked for: it begins with the last key and goes up from there."""
-        before, keys = self._rows.keys, rows.keys
-        shared = set(before).intersection(keys) - {before[-1]}
-        return (
-            rows.keyed
-            and not shared
-            and (keys[0] == before[-1] or before[-1] not in keys)
-            and _ascending(rows)
-            and _ascending(self._rows, rows)
-        )
-
-    def _known(self, rows: Rows, overlap: int, last: str) -> set[int]:
-        """Which of the first `overlap` rows, all keyed `last`, are those that ended the page before."""
-        tail = next((i for i, key in enumerate(reversed(self._rows.keys)) if key != last), len(self._rows))
-        if overlap <= tail:
-            return set(range(overlap))
-        seen = Counter(content_hash(raw) for raw in self._rows.raws[-tail:])
-        known = set()
-        for i in range(overlap):
-            digest = content_hash(rows.raws[i])
-            if seen[digest] > 0:
-                seen[digest] -= 1
-                known.add(i)
-        return known
-
     def _steps(self) -> bool:
         """Whether the next link is a $skip to where this page ends: one record of overlap then proves more."""
         stepped = re.search(r"(?:\$|%24)skip=(\d+)(?:&|$)", self._link or "", re.IGNORECASE)
@@ -443,21 +272,16 @@ class Listing:
                 return False
             followed.add(self._link)
             try:
-                self._pager.follow(self._link, self._path)
+                self._enquiry.pager.follow(self._link, self._enquiry.path)
             except PagingBroken:
                 self.capabilities.note("its next link leads to another endpoint")
                 return False
             before = self._rows.identities()
-            envelope, rows = self._ask_again_if(before, *self._ask())
-            identities = rows.identities()
-            if rows.raws and identities == before:
+            envelope, rows = self._enquiry.ask(unlike=before)
+            if rows.raws and rows.identities() == before:
                 self.capabilities.note("its next link leads to the same page")
                 return False
-            again: set[int] = set()
-            if identities and identities[0] in before:  # rows moved down: the page begins with what was served
-                seen = {content_hash(raw) for raw in self._rows.raws}
-                while len(again) < len(rows) and content_hash(rows.raws[len(again)]) in seen:
-                    again.add(len(again))
+            again = again_at_start(self._rows, rows)
             yield from self._serve(envelope, rows, self._end + len(rows) - len(again), again)
         self.complete = self._ended = True
         return True
@@ -468,12 +292,12 @@ class Listing:
         while True:
             before = self._rows.identities()
             position = self._end - 1
-            self._pager.skip_to(position)
+            self._enquiry.pager.skip_to(position)
             try:
-                envelope, rows = self._ask_again_if(before, *self._ask())
+                envelope, rows = self._enquiry.ask(unlike=before)
             except BadRequest:
-                if self._pager.page_size is not None and self.capabilities.top is not True:
-                    self._pager.page_size = None
+                if self._enquiry.pager.page_size is not None and self.capabilities.top is not True:
+                    self._enquiry.pager.page_size = None
                     continue
                 self.capabilities.note("$skip is answered with 400")
                 self.complete = only_page and len(before) % DEFAULT_PAGE != 0
@@ -495,35 +319,33 @@ class Listing:
     def _after_a_shift(self, envelope: Envelope, rows: Rows, position: int) -> Iterator[Page]:
         """The overlap did not match, so rows moved: find the last known one, here or a page further back."""
         self._shifts += 1
-        known = set(self._rows.identities())
         if self._shifts > _MAX_SHIFTS:
             raise _Shifted
-        if known.isdisjoint(rows.identities()):
+        if not again_anywhere(self._rows, rows):
             position = max(position - len(self._rows), 0)
-            self._pager.skip_to(position)
-            envelope, rows = self._ask()
-        again = {i for i, identity in enumerate(rows.identities()) if identity in known}
+            self._enquiry.pager.skip_to(position)
+            envelope, rows = self._enquiry.ask()
+        again = again_anywhere(self._rows, rows)
         if not again:
             raise _Shifted
         yield from self._serve(envelope, rows, position + len(rows), again)
 
     def _ignored(self, envelope: Envelope, rows: Rows) -> Iterator[Page]:
         """The endpoint serves its first page whatever it is asked: that is all there is, unless it was cut."""
-        found, before, top = self.capabilities, self._rows, self._pager.page_size
-        known = set(before.identities())
+        found, top = self.capabilities, self._enquiry.pager.page_size
         if top and (len(rows) == top or len(rows) % DEFAULT_PAGE == 0):
             # Only another $top tells a listing that ends here from one that is cut here.
             answers = [(top, envelope, rows)]
             for other in (None, MAX_PAGE) if top < MAX_PAGE else (None,):
-                self._pager = ODataPaginator(other, filters=self._pager.filters)
-                answers.append((other or 0, *self._ask()))
+                self._enquiry.start_over(other)
+                answers.append((other or 0, *self._enquiry.ask()))
             limit, envelope, rows = max(answers, key=lambda answer: len(answer[2]))
             honours = len({len(answer[2]) for answer in answers}) > 1
             cut = len(rows) == limit or len(rows) % DEFAULT_PAGE == 0
             if honours and cut and self.reported_count != len(rows):
                 raise PagingBroken(
-                    f"{self.endpoint.resource}: {self._path} cuts its answer at {len(rows)} records and ignores "
-                    "$skip and $filter, so the rest cannot be reached. Report this to who runs the instance."
+                    f"{self.endpoint.resource}: {self._enquiry.path} cuts its answer at {len(rows)} records and "
+                    "ignores $skip and $filter, so the rest cannot be reached. Report this to who runs the instance."
                 )
         else:
             honours = False
@@ -531,7 +353,7 @@ class Listing:
         if not honours:
             found.top = False
             found.note("paging is ignored")
-        again = {i for i, identity in enumerate(rows.identities()) if identity in known}
+        again = again_anywhere(self._rows, rows)
         yield from self._serve(envelope, rows, len(rows), again)
         self.complete = not envelope.link
 
@@ -545,7 +367,7 @@ class Listing:
         if not served or not (more or (cut and probe)):
             self.complete = not more
             return
-        self._pager = ODataPaginator(None if self.capabilities.top is False else MAX_PAGE, filters=self._pager.filters)
+        self._enquiry.start_over(None if self.capabilities.top is False else MAX_PAGE)
         try:
             yield from self._by_skip()
         except (EndpointNotFound, EndpointNotOffered):
@@ -556,34 +378,9 @@ class Listing:
         if not self.complete or self.reported_count is None or self.reported_count <= self.served:
             return
         if self._by_keys:  # rows that vanished meanwhile make no gap here: what counts is how many there are now
-            self._pager = ODataPaginator(1, filters=self._pager.filters, count=True)
-            count = self._ask()[0].count
+            self._enquiry.start_over(1, count=True)
+            count = self._enquiry.ask()[0].count
             self.reported_count = self.reported_count if count is None else count
         if self.reported_count > self.served:
             self.complete = False
             self.capabilities.note("its $count is greater than what it serves")
-
-
-def _ascending(*pages: Rows) -> bool:
-    """Whether numeric keys go up; keys of other kinds have an order of the server's own, which nobody here knows."""
-    keys: list[str | None]
-    if len(pages) == 2:
-        keys, literals = [pages[0].keys[-1], pages[1].keys[0]], [*(p.literals[-1:] for p in pages if p.literals)]
-        numeric = all(text[:1] != b'"' for some in literals for text in some)
-    else:
-        keys, numeric = pages[0].keys, all(text[:1] != b'"' for text in pages[0].literals or ())
-    try:
-        numbers = [int(key) for key in keys] if numeric else []  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return True
-    return numbers == sorted(numbers)
-
-
-def count_upstream(client: Client, endpoint: Endpoint, capabilities: Capabilities) -> int | None:
-    """How many records the server says a listing has, by one small request; None where it does not say."""
-    path = fill_path(capabilities.path or endpoint.path, ())
-    try:
-        answer = client.fetch(path, {"$top": 1, "$count": "true"})
-    except BadRequest:
-        return None
-    return open_envelope(answer.document, what=endpoint.resource, single=endpoint.single).count

@@ -30,7 +30,8 @@ from clinical_conductor.errors import (
     UnknownEnvelope,
     UnreadableAnswer,
 )
-from clinical_conductor.paging import MAX_PAGE, Capabilities, Listing
+from clinical_conductor.odata import MAX_PAGE, Capabilities
+from clinical_conductor.paging import Listing
 from clinical_conductor.settings import Settings
 
 BASE_PATH = "/CCSWEB"

@@ -24,7 +24,8 @@ from clinical_conductor.errors import (
     TrialSyncError,
     Unauthorised,
 )
-from clinical_conductor.paging import Capabilities, Listing
+from clinical_conductor.odata import Capabilities
+from clinical_conductor.paging import Listing
 from clinical_conductor.parents import OwedParent, ParentOutcome
 from clinical_conductor.records import Page, content_hash
 from clinical_conductor.staging import Batch

@@ -55,7 +55,8 @@ from clinical_conductor.catalog import (
 )
 from clinical_conductor.envelopes import open_envelope
 from clinical_conductor.errors import ConfigurationError, ParentGone
-from clinical_conductor.paging import MAX_PAGE, Capabilities, Listing
+from clinical_conductor.odata import MAX_PAGE, Capabilities
+from clinical_conductor.paging import Listing
 from clinical_conductor.records import parse_time
 from clinical_conductor.settings import Settings, load_settings
 

@@ -18,6 +18,7 @@ from clinical_conductor.catalog import ENDPOINTS
 from clinical_conductor.client import Client
 from clinical_conductor.context import JobContext, TimeLimit
 from clinical_conductor.database import translated
+from clinical_conductor.enquiry import count_upstream
 from clinical_conductor.errors import (
     BadRequest,
     EndpointNotFound,
@@ -27,7 +28,8 @@ from clinical_conductor.errors import (
     ParentFailed,
 )
 from clinical_conductor.logs import get_logger
-from clinical_conductor.paging import Capabilities, Listing, count_upstream
+from clinical_conductor.odata import Capabilities
+from clinical_conductor.paging import Listing
 from clinical_conductor.reading import FanOut, read_ahead
 from clinical_conductor.runs import Counts
 from clinical_conductor.staging import Batch, Stage, count_staged

@@ -11,7 +11,8 @@ import pytest
 from clinical_conductor.catalog import ENDPOINTS, Endpoint, split_key
 from clinical_conductor.client import Client
 from clinical_conductor.errors import EndpointNotFound, PagingBroken, TrialSyncError, Unauthorised
-from clinical_conductor.paging import Capabilities, Listing
+from clinical_conductor.odata import Capabilities
+from clinical_conductor.paging import Listing
 from clinical_conductor.settings import Settings
 from clinical_conductor.simulator import Simulator
 

@@ -33,7 +33,7 @@ from clinical_conductor.errors import (
     Unauthorised,
     UnreadableAnswer,
 )
-from clinical_conductor.paging import ODataPaginator
+from clinical_conductor.odata import ODataPaginator
 from clinical_conductor.settings import Settings
 
 BASE = "https://ccs.example.com/CCSWEB"
