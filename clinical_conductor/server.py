@@ -11,10 +11,12 @@ import base64
 import binascii
 import contextlib
 import hmac
+import signal
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import uvicorn
@@ -231,7 +233,7 @@ def serve(
         if started is not None:
             threading.Thread(target=_announce, args=(main, started), daemon=True).start()
         # SystemExit is uvicorn's way to say that it could not start; `started` tells.
-        with contextlib.suppress(SystemExit):
+        with _outliving_signals(main), contextlib.suppress(SystemExit):
             main.run()
         if not main.started:
             raise ConfigurationError(f"--port {port} cannot be listened on at {access.host}; it is taken, perhaps.")
@@ -263,6 +265,27 @@ def _server(app: FastAPI, host: str, port: int) -> uvicorn.Server:
             timeout_graceful_shutdown=5,
         )
     )
+
+
+@contextlib.contextmanager
+def _outliving_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Stay alive when the server ends at SIGTERM or Ctrl-C, so that running jobs can be ended, too.
+
+    Uvicorn sends itself the signal again once it has ended, which would kill the process there and then.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _in_background(server: uvicorn.Server, port: int) -> tuple[uvicorn.Server, threading.Thread]:

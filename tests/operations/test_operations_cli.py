@@ -132,7 +132,7 @@ def test_serve_answers_until_it_is_asked_to_end(main: Main, database: str, tmp_p
         assert "trialsync_ledger_up 1.0" in metrics.text
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
-        assert process.wait(30) in (0, -signal.SIGTERM)
+        assert process.wait(30) == 0  # killed by the signal, it could not have ended its jobs
         assert token not in rest
         assert "Traceback" not in rest
     finally:
