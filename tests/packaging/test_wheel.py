@@ -1,16 +1,10 @@
-"""The wheel, as somebody has it who has no checkout: installed in an environment of its own, in an empty directory.
-
-The environment borrows the packages of this one, without its editable install of the project: a path in a .pth file is
-searched for modules, but its own .pth files are not read. So nothing is downloaded.
-"""
+"""The wheel, as somebody has it who has no checkout: installed in an environment of its own, in an empty directory."""
 
 from __future__ import annotations
 
 import ast
 import json
-import os
 import re
-import subprocess
 import sys
 import tarfile
 import tomllib
@@ -20,51 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.packaging.conftest import build, run
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-
-
-def build(kind: str, source: Path, target: Path) -> Path:
-    """Build an sdist or a wheel of a source tree, without the network."""
-    command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(target)]
-    subprocess.run(command, cwd=source, check=True, capture_output=True)
-    (made,) = target.glob("*.whl" if kind == "wheel" else "*.tar.gz")
-    return made
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout."""
-    return build("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of an environment in which the wheel is installed."""
-    home = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
-    python = home / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "install", "--quiet"]
-    subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True)
-    (packages,) = home.glob("lib/python*/site-packages")
-    borrowed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    (packages / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
-    return home / "bin"
-
-
-def run(program: Path, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program of the environment with nothing configured."""
-    ours = ("CC_", "ETL_", "DATABASE_", "TRIALSYNC_", "LOG_", "PYTHON", "PG", "COV_", "COVERAGE")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return subprocess.run(
-        [str(program), *args],
-        cwd=cwd,
-        env={**env, "CI": "1", "COLUMNS": "80"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
 
 
 def test_the_demo_runs_from_the_wheel_in_an_empty_directory(installed: Path, tmp_path: Path) -> None:
