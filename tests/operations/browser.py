@@ -1,17 +1,12 @@
-"""A real browser without a window, where one is installed."""
+"""A real browser without a window."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-
-
-def find_browser() -> str | None:
-    return next((path for name in NAMES if (path := shutil.which(name))), None)
+NAMES = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome", "google-chrome-stable", "chrome")
 
 
 def dump_dom(browser: str, page: Path, *, width: int, dark: bool) -> str:

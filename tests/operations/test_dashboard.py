@@ -15,8 +15,9 @@ from clinical_conductor.charts import day_bars, sparkline, stage_timeline
 from clinical_conductor.dashboard import page, run_page, style
 from clinical_conductor.ledger import Check, Day, Snapshot
 from clinical_conductor.monitoring import read_run, read_runs, take_snapshot
-from tests.operations.browser import dump_dom, find_browser
+from tests.operations.browser import NAMES, dump_dom
 from tests.operations.conftest import NOW, Nights
+from tests.operations.programs import program
 from tests.operations.seeding import add_instance, add_run, seed_nights
 
 Conn = psycopg.Connection[Any]
@@ -246,14 +247,11 @@ def test_contrast_formula() -> None:
 # -- the same in a real browser
 
 
-@pytest.mark.skipif(
-    find_browser() is None, reason="no Chromium or Chrome here; structure and contrast are tested above"
-)
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)])
 def test_in_a_real_browser(snapshot: Snapshot, tmp_path: Path, width: int, dark: bool) -> None:
     file = tmp_path / "dashboard.html"
     file.write_text(page(snapshot, static=True), encoding="utf-8")
-    dom = dump_dom(str(find_browser()), file, width=width, dark=dark)
+    dom = dump_dom(program(*NAMES), file, width=width, dark=dark)
     report = json.loads(dom[dom.index("REPORT{") + 6 : dom.index("}END") + 1])
     assert report["loaded"] == []
     assert report["wide"] == []
