@@ -14,6 +14,8 @@ nox.options.sessions = ["lint", "typing", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = False
 
+DEPLOY, WORKFLOWS = Path("deploy"), Path(".github/workflows")
+SCRIPTS = [".ci/run", ".ci/tools", *map(str, sorted(DEPLOY.glob("*.sh")))]
 PYTHON = ["clinical_conductor", "pipelines", "tests", "benchmarks", "notebooks", "noxfile.py", ".ci"]
 
 
@@ -25,13 +27,19 @@ def install(session: nox.Session, extra: str = "dev") -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff, sqlfluff, the secret scan and the import contracts."""
+    """Ruff, sqlfluff, the secret scan, the import contracts, and the linters of scripts, containers and workflows."""
     install(session)
     session.run("ruff", "check", *PYTHON)
     session.run("ruff", "format", "--check", *PYTHON)
     session.run("sqlfluff", "lint", "--disable-progress-bar", "sql")
     session.run("python", ".ci/scan_secrets.py")
     session.run("lint-imports")
+    session.run("shellcheck", "--external-sources", *SCRIPTS)
+    session.run("hadolint", str(DEPLOY / "Dockerfile"))
+    session.run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(DEPLOY / "compose.yaml"))
+    workflows = map(str, sorted(WORKFLOWS.iterdir()))
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    session.run("zizmor", "--offline", "--no-progress", "--quiet", ".github")
 
 
 @nox.session
