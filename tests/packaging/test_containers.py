@@ -214,12 +214,10 @@ def test_image_serves_what_compose_expects_and_stops_when_asked(
     metrics_port = free_port()
     copy_files(IMAGE, root)
     url = urlsplit(database)
+    reached = {"HOST": url.hostname, "PORT": str(url.port), "NAME": url.path.lstrip("/"), "PASSWORD": url.password}
     settings = services["trialsync"]["environment"] | {
         "CC_API_BASE_URL": "http://127.0.0.1:1/CCSWEB",
-        "DATABASE_HOST": url.hostname,
-        "DATABASE_PORT": str(url.port),
-        "DATABASE_NAME": url.path.lstrip("/"),
-        "DATABASE_PASSWORD": url.password,
+        **{f"DATABASE_{name}": value for name, value in reached.items()},
         "METRICS_PORT": str(metrics_port),
     }
     with container(installed_to_serve, root, settings) as (process, address):
