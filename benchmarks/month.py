@@ -1,6 +1,6 @@
 """A simulated month: what a nightly budget of requests holds, and how old the oldest child becomes.
 
-    python benchmarks/month.py [--scale 0.05] [--nights 30] [--budget 0.05]
+    python -m benchmarks.month [--scale 0.05] [--nights 30] [--budget 0.05]
 
 Every night one per cent of all records changes (half of the children's changes touch their parent), records appear and
 vanish, and one run may make so many requests as a share of a full fan-out says. Listings have to be equal to the

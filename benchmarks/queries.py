@@ -1,6 +1,6 @@
 """What people wait for: every gold view, and every query of status, history, plan, dashboard and metrics.
 
-    python benchmarks/queries.py [--scale 0.2] [--runs 50000] [--explain]
+    python -m benchmarks.queries [--scale 0.2] [--runs 50000] [--explain]
 
 Staging is filled by COPY from the simulator's records, without HTTP; silver and gold are built by `transform`; the
 ledger gets so many runs; the parent ledger, the quarantine and the warehouse's own ledgers get what would be there
@@ -11,10 +11,8 @@ more than the limit. `--explain` prints the plans of the statements that took mo
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +20,10 @@ from typing import Any
 
 from psycopg import ClientCursor, Cursor, sql
 
+from benchmarks.sides import database
 from clinical_conductor import monitoring, planning, runs
 from clinical_conductor.catalog import ENDPOINTS
 from clinical_conductor.database import Connection, connect, migrate
-from clinical_conductor.embedded import EmbeddedServer
 from clinical_conductor.metrics import render_metrics
 from clinical_conductor.settings import Settings, load_settings
 from clinical_conductor.simulator import Simulator
@@ -266,15 +264,8 @@ def main() -> int:
     parser.add_argument("--url", help="an empty database; otherwise a server is started and removed again")
     parser.add_argument("--postgres", default="18", help="version of that server")
     given = parser.parse_args()
-    home = Path(tempfile.mkdtemp(prefix="trialsync-bench-"))
-    home.chmod(0o711)
-    server = None if given.url else EmbeddedServer(home / "postgres", given.postgres)
-    try:
-        return run(server.start() if server else given.url, home, given)
-    finally:
-        if server:
-            server.stop()
-        shutil.rmtree(home)
+    with database(given.url, version=given.postgres) as (url, home):
+        return run(url, home, given)
 
 
 if __name__ == "__main__":
