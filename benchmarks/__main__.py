@@ -1,7 +1,7 @@
 """All that is held to a limit, in one run and one table: `python -m benchmarks [--quick]`, or `nox -s bench`.
 
 Takes about ten minutes. One that breaks is named, after the others had their turn. `--quick` tries everything at small
-sizes in a minute or two; what it costs to begin counts for much there, so its limits are shown and not held.
+sizes in two minutes or three; what it costs to begin counts for much there, so its limits are shown and not held.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def main() -> int:
     parser.add_argument("--large", type=int, help="records of the load that shows memory; 0 leaves it out")
     given = parser.parse_args()
     quick = given.quick
-    large = given.large if given.large is not None else 40_000 if quick else 2_000_000
+    large = given.large if given.large is not None else 20_000 if quick else 2_000_000
     parts: dict[str, Callable[[], list[Row]]] = {
-        "engine": partial(engine.rows, 20_000 if quick else 200_000, large),
+        "engine": partial(engine.rows, 10_000 if quick else 200_000, large),
         "fan_out": partial(fan_out.rows, 1_000 if quick else 20_000),
         "warehouse": partial(warehouse.rows, 50_000 if quick else 1_000_000),
-        "rate": partial(rate.rows, 6.0 if quick else 20.0),
+        "rate": partial(rate.rows, 4.0 if quick else 20.0),
     }
     began = time.monotonic()
     rows: list[Row] = []
