@@ -12,6 +12,7 @@ The rooms, in the direction data flows:
     records     bytes to records, keys and hashes       paging     one listing, no row lost or repeated
     source      the dlt source
     reading     pages and fan-outs, read ahead          staging    what differs, landed by dlt, merged
+    chunk       what waits to be committed              deletion   what is gone upstream, within limits
     landing     dlt's part of staging                   parents    whom to ask for children
     syncing     by cursor, in full, bulk, by parent     job        one job from lock to closed run
     orchestrator  order and parallelism                 runs       the ledger

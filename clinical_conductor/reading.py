@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from clinical_conductor.catalog import Endpoint, fill_path, split_key
+from clinical_conductor.chunk import Batch
 from clinical_conductor.client import Client
 from clinical_conductor.errors import (
     EndpointNotFound,
@@ -28,7 +29,6 @@ from clinical_conductor.odata import Capabilities
 from clinical_conductor.paging import Listing
 from clinical_conductor.parents import OwedParent, ParentOutcome
 from clinical_conductor.records import Page, content_hash
-from clinical_conductor.staging import Batch
 
 QUEUE_BYTES = 32 * 1024 * 1024
 FAN_OUT_THREADS = 16

@@ -10,20 +10,19 @@ run still being open (`runs.fence`), so a kill at any moment leaves all of a chu
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from psycopg import Connection, sql
 
 from clinical_conductor import parents, runs
 from clinical_conductor.catalog import Endpoint
+from clinical_conductor.chunk import COLUMNS, Batch, Chunk
 from clinical_conductor.database import translated
-from clinical_conductor.errors import DatabaseTrouble, MassDelete, WorkspaceTrouble
+from clinical_conductor.deletion import Deletion
+from clinical_conductor.errors import DatabaseTrouble
 from clinical_conductor.landing import Landing, LandingFailed
 from clinical_conductor.logs import get_logger
 from clinical_conductor.parents import ParentOutcome
@@ -33,37 +32,8 @@ from clinical_conductor.runs import Counts, Traffic
 CHUNK_ROWS = 50_000
 CHUNK_BYTES = 64 * 1024 * 1024
 CHUNK_SECONDS = 30.0
-DELETE_THRESHOLD = 0.2
-"""Share of a table that one run may delete without being told so."""
 
-_COLUMNS = ("seq", "parent_source_id", "source_id", "content_hash", "data")
 log = get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Batch:
-    """Records on their way from a source to staging: parallel lists, and what came of the parents they belong to.
-
-    A parent's outcome travels in the same batch as its last records, so both are committed together.
-    """
-
-    keys: list[str] = field(default_factory=list)
-    parents: list[str] = field(default_factory=list)
-    hashes: list[bytes] = field(default_factory=list)
-    records: list[bytes] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
-    outcomes: list[ParentOutcome] = field(default_factory=list)
-    size: int = 0
-
-    def extend(self, other: Batch) -> None:
-        """Appends another batch to this one."""
-        self.keys += other.keys
-        self.parents += other.parents
-        self.hashes += other.hashes
-        self.records += other.records
-        self.rejected += other.rejected
-        self.outcomes += other.outcomes
-        self.size += other.size
 
 
 def count_staged(conn: Connection[Any], table: str, instance_id: int) -> int:
@@ -105,30 +75,30 @@ class Stage:
         self.table = endpoint.table
         self.run_id = run_id
         self.instance_id = instance_id
-        self.full_refresh = full_refresh
-        self.allow_mass_delete = allow_mass_delete
         self.traffic = traffic
         self.counts = Counts()
         """What was committed."""
         self.seconds = {"ask": 0.0, "land": 0.0, "merge": 0.0}
-        self.refused_deletion: int | None = None
-        self._chunk: _Chunk | None = None
+        self._chunk: Chunk | None = None
         self._uncommitted = Counts()
-        self._kept: list[tuple[str, str]] = []
         with translated():
             # Lookups by index only: a table without statistics yet must not be read whole for every page.
             conn.execute("set enable_hashjoin = off")
             conn.execute("set enable_mergejoin = off")
             conn.execute("set enable_seqscan = off")
             conn.execute("set jit = off")
-            conn.execute("drop table if exists pg_temp.dw_seen, pg_temp.dw_enumerated")
-            conn.execute("create temporary table dw_seen (id integer primary key)")
-            conn.execute("create temporary table dw_enumerated (parent_source_id text primary key)")
             row = conn.execute("select dw_landing_table(%s, %s)", (instance_id, self.table)).fetchone()
             assert row is not None
             self._landing_name: str = row[0]
             conn.execute(f"truncate {self._landing_name}".encode())
-            self.rows_before = count_staged(conn, self.table, instance_id)
+            self.deletion = Deletion(
+                conn,
+                endpoint,
+                run_id=run_id,
+                instance_id=instance_id,
+                rows_before=count_staged(conn, self.table, instance_id),
+                allow_mass_delete=allow_mass_delete,
+            )
         self._ask_query = sql.SQL(
             """
             with asked as (
@@ -180,7 +150,7 @@ class Stage:
             DatabaseTrouble, DatabaseRefused: PostgreSQL could not answer or commit.
             RunFenced: the run was closed by another process.
         """
-        chunk = self._chunk = self._chunk or _Chunk(self.landing.directory, self.table)
+        chunk = self._chunk = self._chunk or Chunk(self.landing.directory, self.table)
         counts = self._uncommitted
         counts.read += len(batch.keys) + len(batch.rejected)
         counts.rejected += len(batch.rejected)
@@ -241,14 +211,9 @@ class Stage:
                 counts.duplicate += 1
         return [place for number, place in enumerate(places, 1) if number not in same]
 
-    def commit(self, conclude: Callable[[], None] | None = None, *, delete_children: bool = True) -> None:
-        """Commits the chunk in one transaction.
-
-        Args:
-            conclude: Called inside the transaction after the merge; the last chunk closes the run there.
-            delete_children: Whether children that their parent no longer lists may be deleted.
-        """
-        chunk = self._chunk or _Chunk(self.landing.directory, self.table)
+    def commit(self, conclude: Callable[[], None] | None = None) -> None:
+        """Commits the chunk in one transaction; `conclude` is called in it after the merge, to close the run there."""
+        chunk = self._chunk or Chunk(self.landing.directory, self.table)
         self._chunk = None
         counts, self._uncommitted = self._uncommitted, Counts()
         try:
@@ -261,7 +226,7 @@ class Stage:
                     self._merge(chunk, counts)
                 self._quarantine(chunk.rejected)
                 if chunk.outcomes:
-                    self._settle_parents(chunk.outcomes, counts, delete_children)
+                    self._settle_parents(chunk.outcomes, counts)
                 runs.add_to_run(self.conn, self.run_id, counts, self.traffic())
                 self.counts.add(counts)
                 if conclude is not None:
@@ -273,7 +238,7 @@ class Stage:
         finally:
             chunk.remove()
 
-    def _land(self, chunk: _Chunk, counts: Counts) -> None:
+    def _land(self, chunk: Chunk, counts: Counts) -> None:
         """Lands the chunk: by dlt, or record by record where PostgreSQL refuses one of them."""
         started = time.monotonic()
         chunk.close()
@@ -284,7 +249,7 @@ class Stage:
             self._land_carefully(chunk, counts)
         self.seconds["land"] += time.monotonic() - started
 
-    def _land_carefully(self, chunk: _Chunk, counts: Counts) -> None:
+    def _land_carefully(self, chunk: Chunk, counts: Counts) -> None:
         """Lands the records that PostgreSQL can hold and quarantines the others (a number beyond numeric, say)."""
         with translated(), self.conn.transaction():
             self.conn.execute(f"truncate {self._landing_name}".encode())
@@ -311,7 +276,7 @@ class Stage:
             ).fetchall()
             self.conn.execute(
                 (
-                    f"insert into {self._landing_name} ({', '.join(_COLUMNS)}) "
+                    f"insert into {self._landing_name} ({', '.join(COLUMNS)}) "
                     "select seq, parent_source_id, source_id, content_hash, data::jsonb from dw_careful"
                 ).encode()
             )
@@ -321,7 +286,7 @@ class Stage:
             reason = f"PostgreSQL cannot hold it as jsonb (SQLSTATE {state})"
             chunk.rejected.append(Rejected(key=key, parent=parent, reason=reason, raw=raw))
 
-    def _merge(self, chunk: _Chunk, counts: Counts) -> None:
+    def _merge(self, chunk: Chunk, counts: Counts) -> None:
         """Merges the landing table and adds what the statements counted.
 
         Raises:
@@ -351,7 +316,7 @@ class Stage:
         counts.duplicate += row[3]
 
     def _quarantine(self, rejected: list[Rejected]) -> None:
-        """Stores what cannot be staged, and remembers the keys: their older rows are not gone, only unreadable."""
+        """Stores what cannot be staged."""
         runs.quarantine(
             self.conn,
             self.run_id,
@@ -360,128 +325,43 @@ class Stage:
             self.table,
             ((r.parent, r.key, r.reason, r.raw, content_hash(r.raw.encode())) for r in rejected),
         )
-        self._kept += [(r.parent, r.key) for r in rejected if r.key is not None and len(r.key) <= 255]
+        self.deletion.spare(rejected)
 
-    def _keep_rejected(self) -> None:
-        """Counts the staged rows of rejected records as seen."""
-        if not self._kept:
-            return
-        self.conn.execute(
-            sql.SQL(
-                """
-                insert into pg_temp.dw_seen (id)
-                select s.id
-                from unnest(%s::text[], %s::text[]) as k (parent, key)
-                inner join {table} as s
-                    on s.source_instance_id = %s and s.parent_source_id = k.parent and s.source_id = k.key
-                on conflict do nothing
-                """
-            ).format(table=sql.Identifier(self.table)),
-            ([p for p, _ in self._kept], [k for _, k in self._kept], self.instance_id),
-        )
-        self._kept.clear()
-
-    def _settle_parents(self, outcomes: list[ParentOutcome], counts: Counts, delete_children: bool) -> None:
+    def _settle_parents(self, outcomes: list[ParentOutcome], counts: Counts) -> None:
         """Deletes the children that fetched parents no longer list, and writes the parents into their ledger."""
         fetched = [o.key for o in outcomes if o.status == "fetched"]
-        kept_owed: set[str] = set()
-        if fetched and delete_children and self.endpoint.owner:
-            self.conn.execute("truncate pg_temp.dw_enumerated")
-            self.conn.execute(
-                "insert into pg_temp.dw_enumerated select * from unnest(%s::text[]) on conflict do nothing", (fetched,)
-            )
-            if not self._delete(counts, "no longer listed by its parent", parents=True):
-                rows = self.conn.execute(
-                    sql.SQL(
-                        "select distinct s.parent_source_id from {} as s inner join pg_temp.dw_unseen as u using (id)"
-                    ).format(sql.Identifier(self.table))
-                ).fetchall()
-                kept_owed = {row[0] for row in rows}
+        kept: set[str] = set()
+        if fetched and self.endpoint.owner:
+            deleted, kept = self.deletion.children(fetched, self._so_far(counts))
+            counts.deleted += deleted
+        reason = "MassDelete: more of its children are gone than may be deleted"
         parents.record_parents(
             self.conn,
             self.run_id,
             self.endpoint.job_id,
             self.instance_id,
-            [
-                ParentOutcome(
-                    o.key, o.hash, "failed", 0, "MassDelete: more of its children are gone than may be deleted"
-                )
-                if o.key in kept_owed
-                else o
-                for o in outcomes
-            ],
+            [ParentOutcome(o.key, o.hash, "failed", 0, reason) if o.key in kept else o for o in outcomes],
         )
 
     def delete_unseen(self) -> None:
         """Deletes the rows that a complete enumeration of the whole table did not contain; call inside `commit`."""
-        self._delete(self._uncommitted, "no longer listed", parents=False)
-        self._flush()
+        self._add_deleted(self.deletion.unlisted(self.counts))
 
     def delete_orphans(self, parent_table: str) -> None:
         """Deletes the children whose parents are no longer staged; call inside `commit`."""
-        self.conn.execute("truncate pg_temp.dw_enumerated")
-        with parents.whole_tables(self.conn):
-            self.conn.execute(
-                sql.SQL(
-                    """
-                    insert into pg_temp.dw_enumerated
-                    select distinct c.parent_source_id
-                    from {child} as c
-                    where c.source_instance_id = %(instance)s
-                        and not exists (
-                            select from (
-                                select dw_parent_key(p.parent_source_id, p.source_id, %(parts)s) as parent_key
-                                from {parent} as p where p.source_instance_id = %(instance)s
-                            ) as k
-                            where k.parent_key = c.parent_source_id
-                        )
-                    """
-                ).format(child=sql.Identifier(self.table), parent=sql.Identifier(parent_table)),
-                {"instance": self.instance_id, "parts": len(self.endpoint.parameters)},
-            )
-        self._delete(self._uncommitted, "its parent is gone", parents=True)
-        self._flush()
+        self._add_deleted(self.deletion.orphans(parent_table, self.counts))
 
-    def _flush(self) -> None:
-        """Adds what was counted after the chunk's own statements, still in its transaction."""
-        runs.add_to_run(self.conn, self.run_id, self._uncommitted, self.traffic())
-        self.counts.add(self._uncommitted)
-        self._uncommitted = Counts()
+    def _add_deleted(self, deleted: int) -> None:
+        """Adds what was deleted after the chunk's own counts were added, still in its transaction."""
+        counts = Counts(deleted=deleted)
+        runs.add_to_run(self.conn, self.run_id, counts, self.traffic())
+        self.counts.add(counts)
 
-    def _delete(self, counts: Counts, reason: str, *, parents: bool) -> bool:
-        """Deletes unseen rows unless they are too many; True when none is left over."""
-        self._keep_rejected()
-        already = self.counts.deleted + counts.deleted
-        most = max(1, int(self.rows_before * DELETE_THRESHOLD)) - already
-        if self.endpoint.key.rule == "content":
-            # A changed record without identity is a deletion and an insertion: only the difference is a loss.
-            most += self.counts.inserted + counts.inserted
-        if self.allow_mass_delete:
-            most = 1 << 62
-        row = self.conn.execute(
-            "select unseen, deleted from dw_delete_unseen(%s, %s, %s, %s, %s, %s, %s)",
-            (self.run_id, self.endpoint.job_id, self.instance_id, self.table, parents, most, reason),
-        ).fetchone()
-        assert row is not None
-        unseen, deleted = row
-        counts.deleted += deleted
-        if unseen > deleted:
-            self.refused_deletion = (self.refused_deletion or 0) + unseen
-            return False
-        return True
-
-    def check_refused_deletion(self) -> None:
-        """Fails the run when a deletion was refused, after everything else is committed.
-
-        Raises:
-            MassDelete: more rows are gone upstream than one run may delete.
-        """
-        if self.refused_deletion is not None:
-            raise MassDelete(
-                f"{self.table}: {self.refused_deletion} of {self.rows_before} rows are no longer served, more than the "
-                f"{DELETE_THRESHOLD:.0%} that one run may delete. Nothing of them was deleted; everything else was "
-                "staged. If they are really gone, run again with --allow-mass-delete."
-            )
+    def _so_far(self, counts: Counts) -> Counts:
+        """What the run has done with a chunk that is still to be added to it."""
+        total = replace(self.counts)
+        total.add(counts)
+        return total
 
     def drop_chunk(self) -> None:
         """Throws away what is not committed."""
@@ -489,61 +369,3 @@ class Stage:
             self._chunk.remove()
             self._chunk = None
         self._uncommitted = Counts()
-
-
-class _Chunk:
-    """Rows that differ, in a CSV file that only this user can read."""
-
-    def __init__(self, directory: Path, table: str) -> None:
-        self.path = directory / f"{table}-{time.monotonic_ns()}.csv"
-        self.rows = 0
-        self.refused = 0
-        self.size = 0
-        self.opened = time.monotonic()
-        self.pending: dict[tuple[str, str], bytes] = {}
-        self.repeats = False
-        self.rejected: list[Rejected] = []
-        self.outcomes: list[ParentOutcome] = []
-        self._file: IO[bytes] | None = None
-
-    def write(self, identity: tuple[str, str], hash_: bytes, record: bytes) -> None:
-        """Appends one row; its place in the file is its rank among rows of one key."""
-        if self._file is None:
-            with _room(self.path):
-                descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                self._file = os.fdopen(descriptor, "wb", buffering=1 << 20)
-                self._file.write((",".join(_COLUMNS) + "\n").encode())
-        self.pending[identity] = hash_
-        parent, key = identity
-        if '"' in parent or '"' in key:
-            parent, key = parent.replace('"', '""'), key.replace('"', '""')
-        head = f'{self.rows},"{parent}","{key}",\\x{hash_.hex()},"'.encode()
-        line = b'%b%b"\n' % (head, bytes(record).replace(b'"', b'""'))
-        with _room(self.path):
-            self._file.write(line)
-        self.rows += 1
-        self.size += len(line)
-
-    def close(self) -> None:
-        """Ends writing."""
-        if self._file is not None:
-            with _room(self.path):
-                self._file.close()
-
-    def remove(self) -> None:
-        """Removes the file: it holds patients' data."""
-        with suppress(WorkspaceTrouble):
-            self.close()
-        self.path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _room(path: Path) -> Iterator[None]:
-    """Says what to do when a work file cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise WorkspaceTrouble(
-            f"No work file can be written in {path.parent} ({error.strerror}). Make room there, or point "
-            "TRIALSYNC_HOME at a disk that has some, and run again."
-        ) from None

@@ -15,6 +15,7 @@ from typing import Any
 
 from clinical_conductor import parents, runs
 from clinical_conductor.catalog import ENDPOINTS
+from clinical_conductor.chunk import Batch
 from clinical_conductor.client import Client
 from clinical_conductor.context import JobContext, TimeLimit
 from clinical_conductor.database import translated
@@ -32,7 +33,7 @@ from clinical_conductor.odata import Capabilities
 from clinical_conductor.paging import Listing
 from clinical_conductor.reading import FanOut, read_ahead
 from clinical_conductor.runs import Counts
-from clinical_conductor.staging import Batch, Stage, count_staged
+from clinical_conductor.staging import Stage, count_staged
 
 WATERMARK_LAG = timedelta(minutes=5)
 """Taken off every watermark: rows that upstream commits late carry an earlier modification time."""
@@ -145,7 +146,7 @@ class Sync:
             self._close_if_fine()
 
         stage.commit(conclude)
-        stage.check_refused_deletion()
+        stage.deletion.check()
         if self._cut:
             raise PagingBroken(
                 f"{self.endpoint.resource}: its listing breaks off before its end, so records are missing. What was "
@@ -252,7 +253,7 @@ class Sync:
             self._close_if_fine()
 
         stage.commit(conclude)
-        stage.check_refused_deletion()
+        stage.deletion.check()
         return True
 
     def _from_parents(self, parent_table: str, owed: list[parents.OwedParent]) -> None:
@@ -298,7 +299,7 @@ class Sync:
                 self._close_if_fine()
 
         stage.commit(conclude)
-        stage.check_refused_deletion()
+        stage.deletion.check()
         if fan_out.failures:
             raise self._parents_failed(fan_out, len(owed))
 
@@ -400,7 +401,7 @@ class Sync:
     def _close_if_fine(self) -> None:
         """Closes the run as a success, in the transaction that commits its last rows."""
         stage = self.stage
-        if stage.refused_deletion is not None or self._cut:
+        if stage.deletion.refused is not None or self._cut:
             return
         runs.close_run(
             stage.conn,

@@ -13,13 +13,14 @@ import pytest
 
 from clinical_conductor import runs
 from clinical_conductor.catalog import find_endpoint
+from clinical_conductor.chunk import Batch
 from clinical_conductor.database import connect
 from clinical_conductor.errors import MassDelete, RunFenced, WorkspaceTrouble
 from clinical_conductor.landing import Landing, LandingFailed, one_landing
 from clinical_conductor.parents import ParentOutcome
 from clinical_conductor.records import Rejected, content_hash
 from clinical_conductor.runs import Counts
-from clinical_conductor.staging import Batch, Stage
+from clinical_conductor.staging import Stage
 
 Record = Mapping[str, Any]
 INSTANCE = 1
@@ -79,7 +80,7 @@ def sync(database: str, conn: psycopg.Connection[Any], landing: Landing) -> Sync
                 runs.close_run(session, run_id, "success")
 
             stage.commit(conclude)
-            stage.check_refused_deletion()
+            stage.deletion.check()
         return stage.counts
 
     return run
