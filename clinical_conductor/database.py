@@ -25,7 +25,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from clinical_conductor.catalog import BY_JOB_ID, ENDPOINTS, Endpoint
-from clinical_conductor.errors import ConfigurationError, DatabaseRefused, DatabaseTrouble, MigrationError
+from clinical_conductor.errors import ConfigurationError, DatabaseFull, DatabaseRefused, DatabaseTrouble, MigrationError
 from clinical_conductor.settings import Settings
 
 if TYPE_CHECKING:
@@ -214,8 +214,10 @@ def _translate(error: psycopg.Error) -> DatabaseTrouble | DatabaseRefused:
     text = f"PostgreSQL {state}: {message}" + (f" ({', '.join(named)})" if named else "") + "."
     if state.startswith(("08", "57P0")) or state in ("40001", "40P01"):
         return DatabaseTrouble(text)
+    if state == "53100":
+        return DatabaseFull(f"{text} Free space on the database's disk, then run again.")
     if state.startswith("53"):
-        text += " Free space or raise the server's limit, then run again."
+        text += " Raise the server's limit, then run again."
     return DatabaseRefused(text)
 
 

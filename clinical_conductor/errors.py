@@ -23,9 +23,11 @@
         ├── MassDelete                       more rows would be deleted than the threshold allows
         ├── JobLocked                        another run holds this table
         ├── Interrupted                      the process was asked to stop (SIGTERM, SIGINT, a deadline)
+        ├── JobTimedOut                      the job took longer than its timeout_seconds
         ├── RunFenced                        this run was closed by someone else while it worked
         ├── WorkspaceTrouble                 no room, or no permission, for work files under TRIALSYNC_HOME
-        ├── DatabaseRefused                  constraint, permission, disk full, unsupported server
+        ├── DatabaseRefused                  constraint, permission, unsupported server
+        │   └── DatabaseFull                   the database's disk is full
         └── MigrationError                   the schema could not be brought up to date
 
 No message carries a record's content, a header or a key. Every message names the endpoint, job or table it is
@@ -168,6 +170,12 @@ class Interrupted(FatalError):
     """The process was asked to stop: what is committed stays, the rest is owed."""
 
 
+class JobTimedOut(FatalError):
+    """The job took longer than its timeout_seconds: what is committed stays, the rest is owed."""
+
+    category = "api"
+
+
 class RunFenced(FatalError):
     """The run's row is no longer 'running': another process closed it, so nothing more may be committed for it."""
 
@@ -179,9 +187,13 @@ class WorkspaceTrouble(FatalError):
 
 
 class DatabaseRefused(FatalError):
-    """PostgreSQL refused for good: a constraint, a permission, a full disk, a server that is too old."""
+    """PostgreSQL refused for good: a constraint, a permission, a server that is too old."""
 
     category = "database"
+
+
+class DatabaseFull(DatabaseRefused):
+    """The disk of PostgreSQL is full: what was committed stays, the rest is rolled back."""
 
 
 class MigrationError(FatalError):

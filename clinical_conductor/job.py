@@ -39,12 +39,13 @@ class Job:
         self.run_id: int | None = None
         self.result = JobResult(endpoint.job_id, endpoint.resource)
         self._account = Account()
-        self._limit = TimeLimit(context.timeouts.get(endpoint.resource))
+        self._limit = TimeLimit(None)
         self._seconds: dict[str, float] = {}
 
     def run(self) -> JobResult:
         """Does the job and closes its run, whatever happens. Never raises for trouble of the job's own."""
         started = time.monotonic()
+        self._limit = TimeLimit(self.context.timeouts.get(self.endpoint.resource))
         result = self.result
         with log_context(resource=self.endpoint.resource, job_id=self.endpoint.job_id):
             try:
@@ -55,11 +56,14 @@ class Job:
                 result.error = describe(error, self.endpoint)
                 result.error_type = type(error).__name__
                 result.error_category = error.category if isinstance(error, TrialSyncError) else "system"
-                self._close_failed(error)
-                log.error("job_failed", run_id=self.run_id, error=result.error, error_type=result.error_type)
-            else:
+                if self._close_failed(error):
+                    # Committed as a success; nothing but the server's answer to that was lost.
+                    result.status, result.error, result.error_type, result.error_category = "success", None, None, None
+            if result.status == "success":
                 written = result.inserted + result.updated
                 log.info("job_done", run_id=self.run_id, read=result.records_read, written=written)
+            else:
+                log.error("job_failed", run_id=self.run_id, error=result.error, error_type=result.error_type)
         result.run_id = self.run_id
         result.duration_seconds = round(time.monotonic() - started, 3)
         tally = self._traffic()
@@ -90,10 +94,13 @@ class Job:
 
     def _attempt(self) -> None:
         """One attempt: connect, lock, open the run if it is the first, sync."""
-        context, endpoint = self.context, self.endpoint
+        context, endpoint, again = self.context, self.endpoint, self.run_id is not None
         with connect(context.url, autocommit=True, name=f"trialsync {endpoint.resource}") as conn:
             with translated():
                 runs.lock_table(conn, context.instance_id, endpoint.table, own_run=self.run_id)
+                if again and self._ended_well(conn):
+                    return
+                self._account.warnings.clear()
                 if self.run_id is None:
                     planned = plan_job(
                         conn,
@@ -137,6 +144,9 @@ class Job:
                 stage.drop_chunk()
                 self._count(stage)
                 self._remember(conn, capabilities)
+            if again:
+                with translated():
+                    self._ended_well(conn)
 
     # -- shared --------------------------------------------------------------------------------------------------
 
@@ -178,10 +188,26 @@ class Job:
         except TrialSyncError as error:
             log.warning("capabilities_lost", run_id=self.run_id, error=str(error))
 
-    def _close_failed(self, error: BaseException) -> None:
-        """Closes the run as failed; where the database stays away, the next command closes it."""
+    def _ended_well(self, conn: Connection[Any]) -> bool:
+        """Whether the ledger has the run as a success already; takes the counts from there.
+
+        A connection may be lost between a commit and the server's answer to it: only the ledger knows then.
+        """
+        assert self.run_id is not None
+        status, counts = runs.read_outcome(conn, self.run_id)
+        result = self.result
+        result.records_read, result.inserted, result.updated = counts.read, counts.inserted, counts.updated
+        result.unchanged, result.rejected = counts.unchanged, counts.rejected
+        result.deleted, result.duplicates = counts.deleted, counts.duplicate
+        return status == "success"
+
+    def _close_failed(self, error: BaseException) -> bool:
+        """Closes the run as failed, unless the ledger has it as a success: then True.
+
+        Where the database stays away, the next command closes it.
+        """
         if self.run_id is None or isinstance(error, RunFenced):
-            return
+            return False
         waits = iter(CLOSING_WAITS)
         while True:
             try:
@@ -197,13 +223,13 @@ class Job:
                         stages={"read": self._account.reading, **self._seconds},
                         details=self._account.details,
                     )
-                return
+                    return self._ended_well(conn)
             except TrialSyncError as also:
                 wait = next(waits, None)
                 # A database that restarts is back in seconds; a process that was asked to stop does not wait for it.
                 if wait is None or not isinstance(also, DatabaseTrouble) or self.context.stop.wait(wait):
                     log.error("run_left_open", run_id=self.run_id, error=str(also))
-                    return
+                    return False
 
     def _traffic(self) -> Traffic:
         """The job's HTTP figures so far."""

@@ -109,15 +109,18 @@ def schedule(
     cron: Annotated[
         str | None, typer.Option("--cron", metavar="'0 2 * * *'", help="Five cron fields; '' for: only by hand.")
     ] = None,
+    timeout: Annotated[
+        int | None, typer.Option("--timeout", min=1, metavar="SECONDS", help="How long one run of it may take.")
+    ] = None,
     enable: Annotated[bool | None, typer.Option("--enable/--disable", help="Switch the job on or off.")] = None,
 ) -> None:
-    """Set when a job runs: schedule --job-id 1 --cron "0 2 * * *"."""
+    """Set when a job runs, and for how long it may: schedule --job-id 1 --cron "0 2 * * *"."""
     if ctx.invoked_subcommand is not None:
         return
     if (job_id is None) == (resource is None):
         raise ConfigurationError("Say which job: --job-id N or --resource NAME. `schedule list` shows all of them.")
-    if cron is None and enable is None:
-        raise ConfigurationError("Say what: --cron '0 2 * * *', --enable or --disable.")
+    if cron is None and enable is None and timeout is None:
+        raise ConfigurationError("Say what: --cron '0 2 * * *', --timeout SECONDS, --enable or --disable.")
     endpoint: Endpoint = find_endpoint(job_id if job_id is not None else str(resource))
     settings = _settings()
     from clinical_conductor import schedule as schedules
@@ -131,6 +134,8 @@ def schedule(
     with open_database(settings) as conn:
         if cron is not None:
             schedules.set_schedule(conn, endpoint, cron or None)
+        if timeout is not None:
+            schedules.set_timeout(conn, endpoint, timeout)
         if enable is not None:
             schedules.set_enabled(conn, endpoint, enable)
         conn.commit()

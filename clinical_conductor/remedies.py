@@ -72,10 +72,18 @@ REMEDIES: dict[str, Remedy] = {
         _RETRY,
     ),
     "DatabaseRefused": Remedy(
-        "PostgreSQL refused: a permission, a constraint or a full disk. Mend that, then run it again.", _RETRY
+        "PostgreSQL refused: a permission or a constraint. Mend that, then run it again.", _RETRY
     ),
-    "Interrupted": Remedy(
-        "Somebody ended the run, or its time was up. What was committed stays; go on with it.", _RETRY
+    "DatabaseFull": Remedy(
+        "The database's disk is full. What was committed stays, the rest was rolled back. Free space, then run it "
+        "again.",
+        _RETRY,
+    ),
+    "Interrupted": Remedy("Somebody ended the run. What was committed stays; go on with it.", _RETRY),
+    "JobTimedOut": Remedy(
+        "The job took longer than its timeout_seconds: a slow API, or much to do. What was read is staged; run it "
+        "again for the rest. If it needs longer every night, raise the limit: trialsync-etl schedule --timeout.",
+        _RETRY,
     ),
     "MigrationError": Remedy("The schema could not be brought up to date.", "trialsync-etl db migrate"),
     # Not classes of errors.py: what the ledger itself shows.

@@ -321,6 +321,20 @@ def close_run(
         )
 
 
+def read_outcome(conn: Connection[Any], run_id: int) -> tuple[str, Counts]:
+    """What the ledger holds of a run: its status, and the counts of what was committed."""
+    row = conn.execute(
+        """
+        select run_status, records_read, records_inserted, records_updated, records_unchanged, records_rejected,
+            records_duplicate, records_deleted
+        from dw_etl_runs where id = %s
+        """,
+        (run_id,),
+    ).fetchone()
+    assert row is not None
+    return row[0], Counts(*row[1:])
+
+
 def latest_runs(conn: Connection[Any], job_id: int | None = None) -> list[dict[str, Any]]:
     """Every job with its newest run (columns of dw_etl_runs, null when it never ran), by job id."""
     with conn.cursor(row_factory=dict_row) as cursor:

@@ -109,6 +109,18 @@ def set_schedule(conn: psycopg.Connection[Any], endpoint: Endpoint, cron: str | 
         )
 
 
+def set_timeout(conn: psycopg.Connection[Any], endpoint: Endpoint, seconds: int) -> None:
+    """Store how many seconds a job may take.
+
+    Raises:
+        DatabaseRefused: the row may not be written.
+    """
+    with translated(), conn.transaction():
+        conn.execute(
+            "update dw_etl_jobs set timeout_seconds = %s, updated_at = now() where id = %s", (seconds, endpoint.job_id)
+        )
+
+
 def set_enabled(conn: psycopg.Connection[Any], endpoint: Endpoint, enabled: bool) -> None:
     """Switch a job on or off.
 

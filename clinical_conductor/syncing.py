@@ -25,6 +25,7 @@ from clinical_conductor.errors import (
     EndpointNotFound,
     EndpointNotOffered,
     Interrupted,
+    JobTimedOut,
     PagingBroken,
     ParentFailed,
 )
@@ -100,7 +101,8 @@ class Sync:
             ParentFailed: some parents failed; all others are staged.
             PagingBroken: the listing breaks off before its end; what was served is staged.
             MassDelete: more is gone than one run may delete; everything else is staged.
-            Interrupted: the process was asked to stop, or the job's time is over.
+            Interrupted: the process was asked to stop.
+            JobTimedOut: the job's time is over.
             TrialSyncError: any other trouble of the API or the database.
         """
         if self.endpoint.parent is None:
@@ -365,9 +367,12 @@ class Sync:
 
     def _check_time(self) -> None:
         if self.limit.over():
-            raise Interrupted(
-                f"{self.endpoint.resource}: its timeout of {self.limit.seconds:.0f} s is over. What was read is "
-                "staged, the rest is owed; raise timeout_seconds in config/jobs.yaml if this is normal."
+            tally = self.client.tally
+            mean = tally.request_seconds / max(1, tally.requests)
+            raise JobTimedOut(
+                f"{self.endpoint.resource}: its timeout of {self.limit.seconds:.0f} s is over after {tally.requests} "
+                f"requests of {mean:.1f} s each. What was read is staged, the rest is owed. If that is normal: "
+                f"`trialsync-etl schedule --job-id {self.endpoint.job_id} --timeout SECONDS`."
             )
 
     def _staged(self) -> int:

@@ -21,7 +21,7 @@ import pytest
 from clinical_conductor import database as db
 from clinical_conductor import embedded
 from clinical_conductor.embedded import EmbeddedServer
-from clinical_conductor.errors import ConfigurationError, DatabaseRefused, DatabaseTrouble
+from clinical_conductor.errors import ConfigurationError, DatabaseFull, DatabaseRefused, DatabaseTrouble
 from clinical_conductor.instances import Instance, ensure_instance, resolve_key
 from clinical_conductor.settings import Settings
 from tests.fixtures.postgres import FORGETFUL, VERSION
@@ -109,6 +109,18 @@ def test_errors_name_the_constraint_and_never_the_row(empty_database: str) -> No
             assert expected in str(caught.value)
             assert "Secret" not in str(caught.value)
             assert caught.value.__cause__ is None
+
+
+def test_a_full_disk_has_a_name_of_its_own(empty_database: str) -> None:
+    with db.connect(empty_database, autocommit=True) as conn:
+        with pytest.raises(DatabaseFull, match=r"53100: no room.+ on the database's disk"), db.translated():
+            conn.execute("do $$ begin raise 'no room' using errcode = '53100'; end $$")
+        with (
+            pytest.raises(DatabaseRefused, match=r"53300: too many.+ the server's limit") as caught,
+            db.translated(),
+        ):
+            conn.execute("do $$ begin raise 'too many' using errcode = '53300'; end $$")
+        assert not isinstance(caught.value, DatabaseFull)
 
 
 def test_a_lost_connection_and_a_deadlock_may_be_tried_again(empty_database: str) -> None:

@@ -252,10 +252,22 @@ def test_a_job_ends_at_its_timeout_and_keeps_what_it_read(
     pipeline.home.joinpath("jobs.yaml").write_text("jobs:\n  patient_visits:\n    timeout_seconds: 1\n")
     simulator.fault("latency", resource="patient_visits", seconds=0.4)
     result = pipeline.one("patient_visits")
-    assert (result.status, result.error_type) == ("failed", "Interrupted")
-    assert result.error is not None and "timeout of 1 s" in result.error
+    assert (result.status, result.error_type) == ("failed", "JobTimedOut")
+    assert result.error is not None and "timeout of 1 s" in result.error and "requests of 0.4 s each" in result.error
     assert 0 < pipeline.count("patient_visits") == result.inserted
     assert pipeline.ledger("patient_visits")["records_inserted"] == result.inserted
+
+
+def test_a_timeout_counts_from_the_start_of_its_own_job(
+    pipeline_to: Callable[..., Pipeline], simulator: Simulator
+) -> None:
+    pipeline = pipeline_to(simulator)
+    pipeline.home.joinpath("jobs.yaml").write_text(
+        "jobs:\n  rooms: {priority: 1}\n  elements: {priority: 2, timeout_seconds: 1}\n"
+    )
+    simulator.fault("latency", resource="rooms", seconds=1.2, count=1)
+    results = pipeline.run("rooms", "elements", parallel=1)
+    assert {name: result.error for name, result in results.items()} == {"rooms": None, "elements": None}
 
 
 def test_a_stop_ends_a_run_within_seconds(loaded: Pipeline, simulator: Simulator) -> None:

@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from clinical_conductor import cli
+from clinical_conductor.database import connect
 from tests.operations.sinks import web_sink
 
 Main = Callable[..., tuple[int, str, str]]
@@ -45,7 +46,7 @@ def main(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     return call
 
 
-def test_schedule_set_listed_and_exported(main: Main) -> None:
+def test_schedule_set_listed_and_exported(main: Main, database: str) -> None:
     code, _, err = main("schedule", "--job-id", "2", "--cron", "30 4 * * sun")
     assert code == 0
     assert "studies: next run" in err
@@ -61,6 +62,9 @@ def test_schedule_set_listed_and_exported(main: Main) -> None:
     assert main("schedule", "--resource", "studies", "--disable")[2].endswith("runs only when it is asked for.\n")
     assert main("schedule", "--resource", "sites", "--cron", "")[0] == 0
     assert "No job has a schedule" in main("schedule", "list")[1]
+    assert main("schedule", "--job-id", "1", "--timeout", "90")[0] == 0
+    with connect(database) as conn:
+        assert conn.execute("select timeout_seconds from dw_etl_jobs where id = 1").fetchone() == (90,)
 
 
 @pytest.mark.parametrize(
