@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 def build(kind: str, source: Path, target: Path) -> Path:
     """Build an sdist or a wheel of a source tree, without the network."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(target)]
-    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    done = subprocess.run(command, cwd=source, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     (made,) = target.glob("*.whl" if kind == "wheel" else "*.tar.gz")
     return made
 
@@ -49,36 +47,6 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("environment")
     borrowed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     (install(wheel, home) / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
-    return home / "bin"
-
-
-def required(project: metadata.Distribution, extra: str) -> list[metadata.Distribution]:
-    """What pip would install with the project and its extra, from the packages of this environment."""
-    found: dict[tuple[str, frozenset[str]], metadata.Distribution] = {}
-    todo = [(project, frozenset({extra}))]
-    while todo:
-        distribution, extras = todo.pop()
-        for line in distribution.requires or ():
-            wanted = Requirement(line)
-            if wanted.marker and not any(wanted.marker.evaluate({"extra": name}) for name in ("", *extras)):
-                continue
-            key = (canonicalize_name(wanted.name), frozenset(wanted.extras))
-            if key not in found:
-                found[key] = metadata.distribution(wanted.name)
-                todo.append((found[key], key[1]))
-    return list(found.values())
-
-
-@pytest.fixture(scope="session")
-def installed_to_serve(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of an environment with what `pip install trialsync[serve]` puts in, and nothing else."""
-    home = tmp_path_factory.mktemp("serving")
-    packages = install(wheel, home)
-    (ours,) = packages.glob("trialsync-*.dist-info")
-    for distribution in required(metadata.Distribution.at(ours), "serve"):
-        for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
-            if not (packages / top).exists():
-                (packages / top).symlink_to(Path(str(distribution.locate_file(top))))
     return home / "bin"
 
 
