@@ -22,7 +22,7 @@ from clinical_conductor.database import connect, connect_migrated, database_url,
 from clinical_conductor.errors import ConfigurationError, TrialSyncError
 from clinical_conductor.instances import Instance, ensure_instance, resolve_key
 from clinical_conductor.job import Job, with_override
-from clinical_conductor.jobs_config import JobConfig, load_jobs_config
+from clinical_conductor.jobs_config import DEFAULT_PRIORITY, JobConfig, load_jobs_config
 from clinical_conductor.landing import one_landing
 from clinical_conductor.logs import get_logger, log_context
 from clinical_conductor.planning import JobPlan, blank_plan, plan_job
@@ -64,6 +64,7 @@ def run_jobs(
         for run_id in runs.close_dead_runs(conn):
             log.warning("dead_run_closed", run_id=run_id)
         overrides = _overrides(conn)
+        priorities = _priorities(conn)
         needed = _with_missing_parents(conn, instance.id, endpoints)
     config = load_jobs_config(settings.jobs_file)
     client = _client(settings, instance, stop)
@@ -92,7 +93,7 @@ def run_jobs(
         for row in needed:
             path, _ = overrides.get(row.job_id, (None, None))
             jobs[row.resource] = Job(context, with_override(row, path))
-        results = _Schedule(context, jobs, config, options.parallel or settings.parallel_jobs).run()
+        results = _Schedule(context, jobs, config, priorities, options.parallel or settings.parallel_jobs).run()
     return [results[row.resource] for row in endpoints]
 
 
@@ -100,7 +101,12 @@ class _Schedule:
     """Runs jobs in dependency order on a pool of threads."""
 
     def __init__(
-        self, context: JobContext, jobs: Mapping[str, Job], config: Mapping[str, JobConfig], parallel: int
+        self,
+        context: JobContext,
+        jobs: Mapping[str, Job],
+        config: Mapping[str, JobConfig],
+        priorities: Mapping[int, int],
+        parallel: int,
     ) -> None:
         self._context = context
         self._jobs = jobs
@@ -115,7 +121,9 @@ class _Schedule:
         self._waiting = sorted(
             (row.resource for row in order),
             key=lambda name: (
-                config[name].priority if name in config else 50,
+                priorities.get(
+                    jobs[name].endpoint.job_id, config[name].priority if name in config else DEFAULT_PRIORITY
+                ),
                 self._fan_outs[name] and last_runs.get(jobs[name].endpoint.job_id, 0),
                 rank[name],
             ),
@@ -272,6 +280,11 @@ def _overrides(conn: Connection[Any]) -> dict[int, tuple[str | None, int | None]
         row[0]: (row[1], row[2])
         for row in conn.execute("select id, source_endpoint, timeout_seconds from dw_etl_jobs").fetchall()
     }
+
+
+def _priorities(conn: Connection[Any]) -> dict[int, int]:
+    """What dw_etl_jobs says of the order in which jobs start; config/jobs.yaml seeds it."""
+    return dict(conn.execute("select id, priority from dw_etl_jobs where priority is not null").fetchall())
 
 
 def _timeouts(

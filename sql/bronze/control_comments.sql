@@ -25,7 +25,7 @@ comment on column dw_etl_jobs.resource is 'Name of the job on the command line a
 comment on column dw_etl_jobs.category is 'Group of the job: sites, studies, patients, subjects, visits, finance, system or instance.';
 comment on column dw_etl_jobs.inactive_reason is 'Why the job is switched off.';
 comment on column dw_etl_jobs.schedule_cron is 'When the job runs by itself, as a cron expression.';
-comment on column dw_etl_jobs.priority is 'Jobs with a higher one start earlier.';
+comment on column dw_etl_jobs.priority is 'Of jobs that could start, the one with the lowest number starts first.';
 comment on column dw_etl_jobs.timeout_seconds is 'Longest time the job may take.';
 
 comment on column dw_etl_runs.id is 'Number of the run.';

@@ -192,6 +192,14 @@ def test_the_operators_path_wins(loaded: Pipeline, simulator: Simulator) -> None
     assert result.error is not None and "/api/v1/no-such/odata" in result.error
 
 
+def test_the_row_says_which_job_starts_first(loaded: Pipeline) -> None:
+    (loaded.home / "jobs.yaml").write_text("jobs: {sites: {priority: 1}, elements: {priority: 9}}\n", encoding="utf-8")
+    for priority, order in ((None, [1, 8]), (0, [8, 1])):
+        loaded.query("update dw_etl_jobs set priority = %s where resource = 'elements' returning id", priority)
+        results = loaded.run("sites", "elements", parallel=1)
+        assert [job.job_id for job in sorted(results.values(), key=lambda job: job.run_id or 0)] == order
+
+
 def test_two_instances_do_not_touch_each_other(
     loaded: Pipeline, simulator: Simulator, simulator_factory: Callable[..., Simulator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
