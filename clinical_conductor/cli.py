@@ -18,7 +18,7 @@ import typer
 from clinical_conductor import console, operations_cli
 from clinical_conductor.catalog import CATEGORIES, ENDPOINTS, find_endpoint
 from clinical_conductor.errors import ConfigurationError
-from clinical_conductor.selection import named_endpoints
+from clinical_conductor.selection import named_endpoints, waiting_for
 from clinical_conductor.settings import Settings, load_settings
 
 STATUS_COLUMNS = {
@@ -180,7 +180,9 @@ def status(job_id: OneJob = None, as_json: AsJson = False) -> None:
     shown = [row for row in rows if row["run_id"] or row["is_active"]]
     if not any(row["run_id"] for row in rows):
         console.say("No job has run yet. Start with: trialsync-etl run")
-    console.show_runs(rows if as_json else shown, STATUS_COLUMNS, as_json=as_json, empty="This job is switched off.")
+    console.show_runs(
+        rows if as_json else shown, _columns(STATUS_COLUMNS, rows), as_json=as_json, empty="This job is switched off."
+    )
 
 
 @app.command()
@@ -195,7 +197,7 @@ def history(
 
     with open_database(_settings()) as conn:
         rows = runs.run_history(conn, _checked_job(job_id), limit)
-    console.show_runs(rows, HISTORY_COLUMNS, as_json=as_json, empty="No job has run yet.")
+    console.show_runs(rows, _columns(HISTORY_COLUMNS, rows), as_json=as_json, empty="No job has run yet.")
 
 
 @db.command("migrate")
@@ -235,30 +237,46 @@ def db_stop() -> None:
 def retry(
     run_id: Annotated[int | None, typer.Option("--run-id", metavar="N", help="Run this run's job again.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Run every job again whose latest run failed.")] = False,
+    instance: Annotated[
+        str | None, typer.Option("--instance", metavar="NAME", help="With --failed: only of this instance.")
+    ] = None,
     parallel: Parallel = None,
     no_transform: NoTransform = False,
     results: Results = None,
 ) -> None:
-    """Run again what failed. What is committed stays; only what is owed is asked for again."""
+    """Run again what failed, and what was skipped because of it. Only what is owed is asked for again."""
     if (run_id is None) == (not failed):
         raise ConfigurationError("Say which: --run-id N, or --failed for every job whose latest run failed.")
     from clinical_conductor import runs
     from clinical_conductor.context import RunOptions
     from clinical_conductor.execution import open_database, run_and_report
+    from clinical_conductor.jobs_config import load_jobs_config
 
     settings = _settings()
     with open_database(settings) as conn:
-        rows = runs.run_history(conn, run_id=run_id) if run_id else runs.latest_runs(conn)
+        rows = runs.run_history(conn, run_id=run_id) if run_id else []
+        latest = [row for row in runs.latest_runs(conn) if row["is_active"] is not False]
     if run_id and not rows:
         raise ConfigurationError(f"There is no run {run_id}. `trialsync-etl history` shows the latest ones.")
     if failed:
-        rows = [row for row in rows if row["run_status"] == "failed"]
+        rows = [row for row in latest if row["run_status"] == "failed" or row["error_type"] == runs.SKIPPED]
+        rows = [row for row in rows if instance in (None, row["instance_name"])]
+    else:
+        lower = waiting_for(find_endpoint(rows[0]["job_id"]), load_jobs_config(settings.jobs_file))
+        rows += [
+            row
+            for row in latest
+            if row["error_type"] == runs.SKIPPED
+            and row["resource"] in lower
+            and row["instance_name"] == rows[0]["instance_name"]
+        ]
     if not rows:
         console.say("No job's latest run failed.")
         return
     instances = {row["instance_name"] for row in rows}
     if len(instances) > 1:
-        raise ConfigurationError("Jobs of several instances failed: retry them one by one, with --run-id.")
+        names = ", ".join(sorted(map(str, instances)))
+        raise ConfigurationError(f"Jobs of several instances failed ({names}): name one of them with --instance.")
     named = [find_endpoint(row["job_id"]) for row in rows]
     options = RunOptions(parallel=parallel, instance=instances.pop(), retry_of=run_id)
     raise typer.Exit(run_and_report(settings, named, (), options, results=results, transform=not no_transform))
@@ -348,6 +366,12 @@ def next_time(text: str, now: datetime | None = None) -> datetime:
         raise ConfigurationError(f"--deadline {text}: give a time of day, such as 06:30.") from None
     moment = datetime.combine(now.date(), clock).astimezone()
     return moment if moment > now else datetime.combine(now.date() + timedelta(days=1), clock).astimezone()
+
+
+def _columns(columns: dict[str, str], rows: Sequence[console.Row]) -> dict[str, str]:
+    """The columns, and whose the runs are where they are of several instances."""
+    several = len({row["instance_name"] for row in rows if row["instance_name"]}) > 1
+    return {**columns, "instance_name": "instance"} if several else columns
 
 
 def _checked_job(job_id: int | None) -> int | None:

@@ -98,7 +98,7 @@ class ETLOrchestrator:
         """
         endpoint = find_endpoint(job_id)
         with self._connection() as conn:
-            row = runs.latest_runs(conn, endpoint.job_id)[0]
+            row = max(runs.latest_runs(conn, endpoint.job_id), key=lambda row: row["run_id"] or 0)
         loaded = [row["records_inserted"], row["records_updated"], row["records_unchanged"]]
         return JobStatus(
             job_id=endpoint.job_id,

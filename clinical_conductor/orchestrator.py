@@ -182,21 +182,21 @@ class _Schedule:
                 continue
             budget = self._context.budget
             if budget.over() or (self._fan_outs[name] and budget.spent()):
-                self._skip(name, "the budget of this run (--max-requests or --deadline) was spent")
+                self._skip(name, "the budget of this run (--max-requests or --deadline) was spent", runs.BUDGET_SPENT)
                 continue
             self._waiting.remove(name)
             busy.add(self._jobs[name].endpoint.table)
             self._context.on_progress(name, {"status": "running"})
             running[pool.submit(self._jobs[name].run)] = name
 
-    def _skip(self, name: str, reason: str) -> None:
+    def _skip(self, name: str, reason: str, kind: str = runs.SKIPPED) -> None:
         """Notes a job that does not run, in the ledger too."""
         self._waiting.remove(name)
         job = self._jobs[name]
         result = job.result
         result.status = "skipped"
         result.error = f"{name} was skipped: {reason}."
-        result.error_type = "Skipped"
+        result.error_type = kind
         try:
             with connect(self._context.url, autocommit=True) as conn, translated():
                 result.run_id = runs.open_run(
@@ -206,7 +206,7 @@ class _Schedule:
                     batch_id=self._context.batch_id,
                     retry_of=self._context.options.retry_of,
                 )
-                runs.close_run(conn, result.run_id, "skipped", error_message=result.error)
+                runs.close_run(conn, result.run_id, "skipped", error_type=kind, error_message=result.error)
         except TrialSyncError as error:
             log.warning("skip_not_recorded", resource=name, error=str(error))
         self._results[name] = result

@@ -22,6 +22,8 @@ from psycopg.types.json import Jsonb
 from clinical_conductor.errors import JobLocked, RunFenced, TrialSyncError
 from clinical_conductor.processes import is_alive
 
+SKIPPED, BUDGET_SPENT = "Skipped", "BudgetSpent"
+"""error_type of a skipped run: something it needs went wrong (a retry takes it along), or its own budget was spent."""
 LOCK_SECONDS = 1.0
 """How long a lock is asked for: a killed process's session, and a start that looks for dead runs, hold it so long."""
 
@@ -260,6 +262,7 @@ def close_run(
     *,
     traffic: Traffic | None = None,
     error: BaseException | None = None,
+    error_type: str | None = None,
     error_message: str | None = None,
     warning: str | None = None,
     stages: Mapping[str, float] | None = None,
@@ -268,6 +271,7 @@ def close_run(
     """Closes a run that is still open; does nothing to one that is closed.
 
     Args:
+        error_type: The error's class, where there is no exception to take it from.
         details: Further columns of dw_etl_runs: parents_total, parents_fetched, parents_failed, parents_owed,
             upstream_count, staged_count.
     """
@@ -302,7 +306,7 @@ def close_run(
             "run": run_id,
             "status": status,
             "message": error_message,
-            "type": type(error).__name__ if error else None,
+            "type": type(error).__name__ if error else error_type,
             "category": error.category if isinstance(error, TrialSyncError) else ("system" if error else None),
             "warning": warning,
             "stages": Jsonb({name: round(value, 3) for name, value in (stages or {}).items()}),
@@ -336,7 +340,10 @@ def read_outcome(conn: Connection[Any], run_id: int) -> tuple[str, Counts]:
 
 
 def latest_runs(conn: Connection[Any], job_id: int | None = None) -> list[dict[str, Any]]:
-    """Every job with its newest run (columns of dw_etl_runs, null when it never ran), by job id."""
+    """Every job with its newest run on each instance (columns of dw_etl_runs, null when it never ran), by job id.
+
+    Messages of runs that an older system left, which have no error_type, are left out: they may quote a record.
+    """
     with conn.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
             """
@@ -346,15 +353,23 @@ def latest_runs(conn: Connection[Any], job_id: int | None = None) -> list[dict[s
                 r.duration_seconds, r.records_read, r.records_inserted, r.records_updated, r.records_unchanged,
                 r.records_rejected, r.records_deleted, r.records_duplicate, r.requests, r.retries, r.parents_total,
                 r.parents_fetched, r.parents_failed, r.parents_owed, r.upstream_count, r.staged_count, r.warning,
-                r.error_message, c.details -> 'notes' as notes
+                r.error_type, case when r.error_type is not null then r.error_message end as error_message,
+                c.details -> 'notes' as notes
             from dw_etl_jobs as j
             left join lateral (
-                select * from dw_etl_runs as x where x.job_id = j.id order by x.started_at desc, x.id desc limit 1
-            ) as r on true
+                select n.id
+                from dw_api_credentials as a
+                cross join lateral (
+                    select x.id from dw_etl_runs as x
+                    where x.job_id = j.id and x.source_instance_id = a.id
+                    order by x.started_at desc, x.id desc limit 1
+                ) as n
+            ) as newest on true
+            left join dw_etl_runs as r on r.id = newest.id
             left join dw_api_credentials as i on r.source_instance_id = i.id
             left join dw_etl_capabilities as c on c.job_id = j.id and c.source_instance_id = r.source_instance_id
             where %(job)s::integer is null or j.id = %(job)s
-            order by j.id
+            order by j.id, r.source_instance_id
             """,
             {"job": job_id},
         ).fetchall()
@@ -363,11 +378,16 @@ def latest_runs(conn: Connection[Any], job_id: int | None = None) -> list[dict[s
 def run_history(
     conn: Connection[Any], job_id: int | None = None, limit: int = 10, *, run_id: int | None = None
 ) -> list[dict[str, Any]]:
-    """The newest runs first, with their job's resource name; of one job, or one run, when asked."""
+    """The newest runs first, with their job's resource name; of one job, or one run, when asked.
+
+    Messages of runs that an older system left, which have no error_type, are left out: they may quote a record.
+    """
     with conn.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
             """
-            select r.*, r.id as run_id, j.resource, j.name, i.instance_name
+            select
+                r.*, case when r.error_type is not null then r.error_message end as error_message, r.id as run_id,
+                j.resource, j.name, i.instance_name
             from dw_etl_runs as r
             inner join dw_etl_jobs as j on r.job_id = j.id
             left join dw_api_credentials as i on r.source_instance_id = i.id

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from clinical_conductor.catalog import BY_JOB_ID, CATEGORIES, ENDPOINTS, Endpoint, find_endpoint
 from clinical_conductor.errors import ConfigurationError
+from clinical_conductor.jobs_config import JobConfig
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -60,6 +61,25 @@ def named_endpoints(
     return named, added
 
 
+def waiting_for(endpoint: Endpoint, config: Mapping[str, JobConfig]) -> set[str]:
+    """The resources that wait for an endpoint in a run of all: those below it, and what `depends_on` adds."""
+    tables, found = {endpoint.table}, {endpoint.resource}
+    while True:
+        further = {
+            name
+            for name, row in ENDPOINTS.items()
+            if name not in found
+            and (
+                (row.parent is not None and ENDPOINTS[row.parent].table in tables)
+                or (name in config and not found.isdisjoint(config[name].depends_on))
+            )
+        }
+        if not further:
+            return found - {endpoint.resource}
+        found |= further
+        tables |= {ENDPOINTS[name].table for name in further}
+
+
 def choose(named: Sequence[Endpoint], added: Sequence[Endpoint], switches: Switches) -> list[Endpoint]:
     """The jobs to run: everything named, and what is switched on of the rest; with neither, all that is switched on.
 
@@ -71,7 +91,7 @@ def choose(named: Sequence[Endpoint], added: Sequence[Endpoint], switches: Switc
         if not on:
             raise ConfigurationError(
                 f"Job {row.job_id} ({row.resource}) is switched off: {reason}. To switch it on: "
-                f"update dw_etl_jobs set is_active = true where id = {row.job_id};"
+                f"trialsync-etl schedule --job-id {row.job_id} --enable"
             )
     rest = added or ([] if named else list(ENDPOINTS.values()))
     chosen = [*named, *(row for row in rest if switches[row.job_id][0])]

@@ -270,3 +270,50 @@ def test_db_migrate_says_what_it_did_and_url_prints_nothing_else(etl: CommandLin
     assert "No job has run yet" in etl("status").stderr
     assert etl("retry", "--failed").returncode == 0
     assert etl("retry", "--run-id", "7").returncode == 2
+
+
+def test_a_retry_takes_along_what_was_skipped_because_of_it(
+    simulator: Any, empty_database: str, configured: Configured
+) -> None:
+    etl = configured(simulator, empty_database, ETL_MAX_RETRIES="0")
+    names = "studies,study_arms,visits,visit_elements_by_study"
+    for how in ("--run-id", "--failed"):
+        simulator.fault("error", resource="studies")
+        struck = etl.results("--resources", names, "--no-transform", code=1)
+        simulator.faults.clear(simulator.api)
+        assert {name: job["status"] for name, job in struck.items()} == {
+            "studies": "failed",
+            "study_arms": "skipped",
+            "visits": "skipped",
+            "visit_elements_by_study": "skipped",
+        }
+        which = (how, str(struck["studies"]["run_id"])) if how == "--run-id" else (how,)
+        assert etl("retry", *which, "--no-transform").returncode == 0
+        latest = (
+            "select run_status, count(*) from (select distinct on (job_id) * from dw_etl_runs order by job_id, id desc)"
+        )
+        assert query(empty_database, f"{latest} as newest group by 1") == [("success", 4)]
+    assert staged(empty_database, "dim_study_arms_staging") == truth(simulator, empty_database, "study_arms")
+    # What a budget left is not a failure.
+    etl.results("--resources", "study_arms,visit_elements_by_study", "--full-refresh", "--max-requests", "1")
+    assert "No job's latest run failed." in etl("retry", "--failed").stderr
+
+
+def test_each_instance_has_its_own_latest_run(simulator: Any, empty_database: str, configured: Configured) -> None:
+    etl = configured(simulator, empty_database, ETL_MAX_RETRIES="0")
+    simulator.fault("error", resource="sites")
+    etl.results("--resources", "sites", code=1)
+    simulator.faults.clear(simulator.api)
+    query(
+        empty_database,
+        "insert into dw_api_credentials (instance_name, base_url, api_key, is_active)"
+        f" values ('west', '{simulator.base_url}', 'env:CC_API_KEY', true) returning id",
+    )
+    etl.results("--resources", "sites", "--instance", "west")
+    rows = json.loads(etl("status", "--job-id", "1", "--json").stdout)
+    assert [(row["instance_name"], row["run_status"]) for row in rows] == [("default", "failed"), ("west", "success")]
+    assert "instance" in etl("status", "--job-id", "1").stdout.splitlines()[0]
+    assert etl("retry", "--failed", "--instance", "west").stderr.endswith("No job's latest run failed.\n")
+    assert etl("retry", "--failed").returncode == 0
+    rows = json.loads(etl("status", "--job-id", "1", "--json").stdout)
+    assert {row["run_status"] for row in rows} == {"success"}

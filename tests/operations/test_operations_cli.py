@@ -142,3 +142,32 @@ def test_serve_answers_until_it_is_asked_to_end(main: Main, database: str, tmp_p
     finally:
         process.kill()
         process.wait()
+
+
+def test_serve_asks_the_run_it_began_to_end(main: Main, database: str, simulator: Simulator, tmp_path: Path) -> None:
+    assert main("schedule", "--resource", "sites", "--cron", "* * * * *")[0] == 0
+    assert main("schedule", "--resource", "studies", "--cron", "")[0] == 0
+    with connect(database, autocommit=True) as conn:
+        conn.execute(
+            "insert into dw_etl_runs (job_id, source_instance_id, run_status, started_at, completed_at)"
+            " select id, dw_default_instance(), 'success', now() - interval '1 hour', now() - interval '1 hour'"
+            " from dw_etl_jobs where resource = 'sites'"
+        )
+        simulator.fault("slow", resource="sites", seconds=1, pieces=100)
+        environment = os.environ | {
+            "CC_API_BASE_URL": simulator.base_url,
+            "CC_API_KEY": simulator.api_key,
+            "ENABLE_METRICS": "false",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+        command = [sys.executable, "-c", "from clinical_conductor.cli import main; raise SystemExit(main())"]
+        with subprocess.Popen(
+            [*command, "serve", "--port", "0", "--schedule"], env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL
+        ) as process:
+            latest = "select run_status, error_type from dw_etl_runs where heartbeat_at is not null order by id desc"
+            until = time.monotonic() + 60
+            while conn.execute(latest).fetchone() != ("running", None) and time.monotonic() < until:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(45) == 0
+        assert conn.execute(latest).fetchone() == ("failed", "Interrupted")
