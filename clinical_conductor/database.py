@@ -336,6 +336,11 @@ def _apply(conn: Connection, name: str, text: str) -> None:
             for table, row in _tables().items():
                 conn.execute("select dw_ensure_staging_table(%s, %s)", (table, _description(row)))
             conn.execute("select dw_seed_jobs(%s)", (Jsonb([_job(row) for row in BY_JOB_ID.values()]),))
+            # An older ledger does not say whose its runs are; they would stand beside the new ones as another instance.
+            conn.execute(
+                "update dw_etl_runs as r set source_instance_id = coalesce(j.source_instance_id, dw_default_instance())"
+                " from dw_etl_jobs as j where r.job_id = j.id and r.source_instance_id is null"
+            )
         else:
             conn.execute(text)
 

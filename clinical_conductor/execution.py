@@ -169,7 +169,8 @@ def _switches_without_writing(settings: Settings) -> Switches:
     if url is None:
         return catalog_switches()
     with database.connect(url) as conn, database.translated():
-        known = conn.execute("select to_regclass('dw_etl_jobs')").fetchone() != (None,)
+        # An older system's dw_etl_jobs has other columns: only the parent ledger tells that the database is ours.
+        known = conn.execute("select to_regclass('dw_etl_parents')").fetchone() != (None,)
         return read_switches(conn) if known else catalog_switches()
 
 

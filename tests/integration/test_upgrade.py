@@ -18,7 +18,12 @@ import psycopg
 import pytest
 
 from clinical_conductor import database as db
+from clinical_conductor import runs
+from clinical_conductor.catalog import find_endpoint
+from clinical_conductor.context import RunOptions
 from clinical_conductor.errors import MigrationError
+from clinical_conductor.execution import show_plan
+from clinical_conductor.settings import Settings
 from tests.fixtures.postgres import PostgresServer
 
 OLD_TABLE = """
@@ -249,6 +254,27 @@ def test_old_readers_keep_working(upgraded: db.Connection) -> None:
     rows = upgraded.execute("select source_id, name from v_studies order by source_id::integer").fetchall()
     assert rows == [(str(s), "v30") for s in range(1, 11)]
     assert upgraded.execute("select run_id from old_runs order by 1").fetchall() == [(1,), (2,), (3,)]
+
+
+def test_old_runs_belong_to_an_instance_and_their_messages_stay_unsaid(
+    postgres_server: PostgresServer,
+) -> None:
+    with postgres_server.fresh() as url, db.connect(url) as conn:
+        make_old(conn)
+        conn.execute("insert into dw_etl_runs (job_id, run_status, error_message) values (10, 'failed', 'Jane Doe')")
+        conn.commit()
+        db.migrate(conn)
+        runs_of = "select distinct job_id, source_instance_id from dw_etl_runs order by 1"
+        assert conn.execute(runs_of).fetchall() == [(2, 3), (10, 2)]
+        rows = [*runs.latest_runs(conn, 10), *runs.run_history(conn, 10)]
+        assert [(row["run_status"], row["error_message"]) for row in rows] == [("failed", None)] * 2
+
+
+def test_a_plan_reads_an_old_database(postgres_server: PostgresServer, capsys: pytest.CaptureFixture[str]) -> None:
+    with postgres_server.fresh() as url, db.connect(url) as conn:
+        make_old(conn)
+        show_plan(Settings(database_url=url), [find_endpoint("studies")], [], RunOptions())
+    assert "studies" in capsys.readouterr().out
 
 
 def test_runs_keyed_by_run_id_answer_to_id_as_well(upgraded: db.Connection) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import requests
 
 from clinical_conductor import cli
 from clinical_conductor.database import connect
+from clinical_conductor.simulator import Simulator
 from tests.operations.sinks import web_sink
 
 Main = Callable[..., tuple[int, str, str]]
