@@ -24,7 +24,7 @@ def run(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     for setting in ("CC_API_BASE_URL", "CC_API_KEY", "DATABASE_URL", "DATABASE_HOST", "COLUMNS"):
         monkeypatch.delenv(setting, raising=False)
     for setting in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "DLT_DATA_DIR", "MPLCONFIGDIR"):
-        (home / setting.lower()).mkdir()
+        (home / setting.lower()).mkdir(exist_ok=True)
         monkeypatch.setenv(setting, str(home / setting.lower()))
     monkeypatch.setenv("TRIALSYNC_HOME", str(home / "trialsync"))
     work = home / "work"
@@ -86,6 +86,10 @@ def test_study_to_duckdb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     cells = run("study_to_duckdb", tmp_path, monkeypatch)
     assert complaints(cells) == []
     assert "'studies': 1" in shown(cells)
+    assert (tmp_path / "work" / "study.duckdb").exists()
+    # Moved elsewhere, it makes a file of its own there.
+    (tmp_path / "work").rename(tmp_path / "before")
+    assert complaints(run("study_to_duckdb", tmp_path, monkeypatch)) == []
     assert (tmp_path / "work" / "study.duckdb").exists()
     left = [path for path in tmp_path.rglob("*.jsonl*") if path.is_file()]
     assert left == []  # of what was loaded, nothing lies about
