@@ -386,7 +386,9 @@ def _connection_error(path: str, error: BaseException, timeout: float) -> Retria
     def any_of(*kinds: type[BaseException]) -> bool:
         return any(isinstance(cause, kinds) for cause in causes)
 
-    if any_of(requests.exceptions.ReadTimeout, urllib3.exceptions.ReadTimeoutError):
+    # A server that speaks no TLS waits for the rest of a "request" until the handshake's own, shorter time is up.
+    handshake = any(isinstance(cause, TimeoutError) and "handshake" in str(cause) for cause in causes)
+    if not handshake and any_of(requests.exceptions.ReadTimeout, urllib3.exceptions.ReadTimeoutError):
         return ReadTimeout(
             f"{path}: the API sent nothing for {timeout:g} s. Raise ETL_TIMEOUT_SECONDS, or lower ETL_BATCH_SIZE."
         )
@@ -395,7 +397,7 @@ def _connection_error(path: str, error: BaseException, timeout: float) -> Retria
             f"{path}: the server's certificate could not be verified. If your network has its own authority, "
             "name its file in REQUESTS_CA_BUNDLE."
         )
-    if any_of(ssl.SSLError):
+    if handshake or any_of(ssl.SSLError):
         return ConnectionTrouble(
             f"{path}: no secure connection could be made. Does the address in CC_API_BASE_URL really speak https, on "
             "that port?"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clinical_conductor import ClinicalConductorClient, cli, sample
+from clinical_conductor import ClinicalConductorClient, cli, client, sample
 from clinical_conductor.errors import (
     ConfigurationError,
     ConnectionTrouble,
@@ -95,6 +95,14 @@ def test_http_to_another_machine_is_refused_before_the_key_is_sent() -> None:
 def test_https_where_only_http_is_spoken_is_told_apart_from_a_broken_network(plain_server: int) -> None:
     text = said(ConnectionTrouble, f"https://127.0.0.1:{plain_server}/CCSWEB")
     assert "Does the address in CC_API_BASE_URL really speak https" in text
+
+
+def test_https_where_a_server_waits_for_more_is_no_slow_answer(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "CONNECT_TIMEOUT", 0.2)
+    with pytest.raises(ConnectionTrouble, match="really speak https"):
+        ClinicalConductorClient(simulator.base_url.replace("http:", "https:"), KEY, max_retries=0).get("sites")
 
 
 def test_a_base_url_without_its_path_says_which_path(simulator: Simulator) -> None:
