@@ -85,7 +85,7 @@ def connect(url: str, *, autocommit: bool = False, name: str = "trialsync") -> C
 
     Raises:
         DatabaseTrouble: the server cannot be reached, or is starting or stopping.
-        DatabaseRefused: it refuses the login, is too old, or is a PgBouncer in transaction mode.
+        DatabaseRefused: it refuses the login, is too old, is not in UTF8, or is a PgBouncer in transaction mode.
         ConfigurationError: the URL is not one.
     """
     try:
@@ -128,7 +128,7 @@ def _connect_error(error: psycopg.OperationalError, url: str) -> DatabaseTrouble
     except ValueError:
         where = "PostgreSQL"
     link = error.pgconn
-    if link is not None and link.needs_password and not link.used_password:
+    if link is not None and link.needs_password:
         return DatabaseRefused(f"{where} wants a password. Set DATABASE_PASSWORD, or put it into DATABASE_URL.")
     said = str(error).partition("FATAL:")[2].strip()
     reason = said.splitlines()[0] if said else "it cannot be reached"
@@ -142,6 +142,12 @@ def _check_server(conn: Connection, url: str) -> None:
     if conn.info.server_version < OLDEST_SERVER * 10000:
         raise DatabaseRefused(
             f"The server is PostgreSQL {conn.info.server_version // 10000}; version {OLDEST_SERVER} or later is needed."
+        )
+    encoding = conn.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise DatabaseRefused(
+            f"The database's encoding is {encoding}, which cannot hold every record. UTF8 is needed: "
+            "createdb --encoding UTF8 --template template0 NAME."
         )
     row = conn.execute(
         "select set_config('timezone', 'UTC', false), set_config('search_path', 'public', false), pg_backend_pid()"

