@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from clinical_conductor.errors import WorkspaceTrouble
 from clinical_conductor.processes import is_alive
 
 
@@ -103,14 +104,24 @@ def private_directory(work_dir: Path) -> Path:
     """A new directory that only this user can read, for files that hold records.
 
     Those of processes that no longer live are removed first: they hold patients' data.
+
+    Raises:
+        WorkspaceTrouble: it cannot be made.
     """
     root = work_dir / "work"
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(prefix=f"run-{os.getpid()}-", dir=root))
+    except OSError as error:
+        raise WorkspaceTrouble(
+            f"No work file can be written in {root} ({error.strerror}). Make room there, or point TRIALSYNC_HOME at a "
+            "disk that has some, and run again."
+        ) from None
     for old in root.glob("run-*"):
         pid = old.name.split("-")[1]
         if pid.isdecimal() and not is_alive(int(pid)):
             shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"run-{os.getpid()}-", dir=root))
+    return directory
 
 
 def quiet_dlt() -> None:

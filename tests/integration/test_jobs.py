@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from clinical_conductor import job, runs
-from clinical_conductor.errors import ConfigurationError, DatabaseTrouble
+from clinical_conductor.errors import ConfigurationError, DatabaseTrouble, WorkspaceTrouble
 from clinical_conductor.simulator import Simulator
 from clinical_conductor.simulator.api import Request
 from tests.fixtures.pipeline import LOADED, Pipeline
@@ -368,3 +368,9 @@ def test_a_failed_run_is_closed_when_a_database_that_restarts_is_back(
     assert pipeline.one("rooms").status == "failed"
     assert len(calls) == 4
     assert pipeline.query("select run_status from dw_etl_runs") == [("failed",)]
+
+
+def test_a_home_that_cannot_be_written_is_named(loaded: Pipeline) -> None:
+    (loaded.home / "file").touch()
+    with pytest.raises(WorkspaceTrouble, match="TRIALSYNC_HOME"):
+        Pipeline(loaded.url, loaded.upstream, loaded.home, changes={"work_dir": loaded.home / "file"}).run("sites")
