@@ -218,7 +218,7 @@ def _fields(path: Path, entry: str, raw: object) -> dict[str, Any]:
         value = found.get(name, least)
         if value is None and name == "timeout_seconds":
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
             raise ConfigurationError(f"{where}: {name} must be a whole number, {least} or more.")
     if found.get("schedule") is not None:
         try:

@@ -7,6 +7,7 @@ too (`[sources.clinical_conductor]`), see `source.py`.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -89,6 +90,9 @@ class Settings:
         for name in ("max_retries", "retry_delay_seconds", "api_rate_limit"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{env_name(name)} is {getattr(self, name)}: it must not be negative.")
+        for name in ("database_port", "metrics_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise ConfigurationError(f"{env_name(name)} is {getattr(self, name)}: a port is between 0 and 65535.")
         if self.timeout_seconds <= 0:
             raise ConfigurationError(f"ETL_TIMEOUT_SECONDS is {self.timeout_seconds}: it must be more than 0.")
         if self.log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
@@ -163,6 +167,9 @@ def load_settings(
         text = given.get(setting.env)
         if text is not None and text.strip() != "":
             values[item.name] = _read(setting.env, text.strip(), type(item.default))
+    if "jobs_file" in values and not values["jobs_file"].is_file():
+        # Only the default may be absent: without the file that was named, schedules and limits would silently be gone.
+        raise ConfigurationError(f"TRIALSYNC_JOBS is {values['jobs_file']}: there is no such file.")
     values.update({name: value for name, value in overrides.items() if value is not None})
     return Settings(**values)
 
@@ -177,7 +184,10 @@ def _read(env: str, text: str, kind: type) -> Any:
         raise ConfigurationError(f"{env} is {text!r}: use true or false.")
     if kind in (int, float):
         try:
-            return kind(text)
+            number = kind(text)
         except ValueError:
-            raise ConfigurationError(f"{env} is {text!r}: a number was expected.") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise ConfigurationError(f"{env} is {text!r}: a number was expected.")
+        return number
     return Path(text) if issubclass(kind, Path) else text

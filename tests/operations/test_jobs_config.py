@@ -86,6 +86,7 @@ def test_nothing_said_is_no_error(tmp_path: Path, text: str) -> None:
         ("jobs: {studies: {enabled: 1}}", "enabled must be true or false"),
         ("jobs: {studies: {priority: high}}", "priority must be a whole number"),
         ("jobs: {studies: {priority: true}}", "priority must be a whole number"),
+        ("jobs: {studies: {priority: 99999999999}}", "priority must be a whole number"),
         ("jobs: {studies: {timeout_seconds: 0}}", "timeout_seconds must be a whole number, 1 or more"),
         ("jobs: {studies: {schedule: '61 2 * * *'}}", "is not a schedule"),
         ("jobs: {studies: {schedule: '0 2 * * * *'}}", "is not a schedule"),

@@ -59,6 +59,7 @@ class Victim:
 
     def run(self, after: int, delay: float) -> bool:
         """Run to the kill, or to the end if that comes first; whether it was killed."""
+        (self._pipeline.home / "jobs.yaml").touch()
         settings = {
             "DATABASE_URL": self._pipeline.url,
             "CC_API_BASE_URL": self._pipeline.upstream.base_url,
