@@ -155,6 +155,11 @@ def clinical_conductor(
     for row in chosen:
         needed.update((name, ENDPOINTS[name]) for name in _ancestors(row))
     selected = {row.resource for row in chosen}
+    for name in filters if isinstance(filters, Mapping) else ():
+        if find_endpoint(name).resource not in selected:
+            raise ConfigurationError(f"filters names {name}, which is not among the resources chosen; add it to them.")
+    if workers < 1:
+        raise ConfigurationError(f"workers is {workers}: it must be 1 or more.")
     parents = frozenset(row.parent for row in needed.values() if row.parent)
     reader = Reader(
         Client(settings),
@@ -421,6 +426,8 @@ def sample(resource: str, n: int = 10, **arguments: Any) -> list[dict[str, Any]]
         ConfigurationError: there is no such resource, or a setting is missing.
     """
     name = find_endpoint(resource).resource
+    if not isinstance(n, int) or n < 0:
+        raise ConfigurationError(f"sample: n is {n!r}; it must be a whole number, 0 or more.")
     source = clinical_conductor(resources=[name], limit=n, **arguments)
     return [dict(record) for record in islice(source.resources[name], n)]
 
@@ -441,15 +448,17 @@ class ClinicalConductorClient:
 
     def get(self, endpoint: str, params: Mapping[str, Any] | None = None) -> Any:
         """One answer, as JSON."""
-        return msgspec.json.decode(self.client.fetch(_path(endpoint), params).document.masked)
+        return msgspec.json.decode(self.client.fetch(_whole_path(endpoint), params).document.masked)
 
     def get_odata(self, endpoint: str, filter: str | None = None, top: int = MAX_PAGE) -> list[Any]:
         """The records of one request: those that match `filter`, at most `top`."""
-        return self._records(_path(endpoint), {"$filter": filter, "$top": top})
+        return self._records(_whole_path(endpoint), {"$filter": filter, "$top": top})
 
     def get_paginated(self, endpoint: str, page_size: int = MAX_PAGE) -> Iterator[Any]:
         """All records of a listing, none lost or repeated between its pages."""
-        path = _path(endpoint)
+        path = _whole_path(endpoint)
+        if not 1 <= page_size <= MAX_PAGE:
+            raise ConfigurationError(f"page_size is {page_size}: it must be between 1 and {MAX_PAGE}.")
         row = next((row for row in ENDPOINTS.values() if path in row.paths), None)
         row = row or Endpoint(0, path, path, "", "system", resource_name=path)
         for page in Listing(self.client, row, capabilities=Capabilities(), page_size=page_size):
@@ -476,3 +485,15 @@ def _path(endpoint: str) -> str:
     if "/" in endpoint:
         return "/" + endpoint.lstrip("/")
     return find_endpoint(endpoint).path
+
+
+def _whole_path(endpoint: str) -> str:
+    """The same of an endpoint that needs no parent's key.
+
+    Raises:
+        ConfigurationError: its path has parameters.
+    """
+    path = _path(endpoint)
+    if "{" in path:
+        raise ConfigurationError(f"{path} needs a parent's key: use get_with_parameters, or sample() of the resource.")
+    return path

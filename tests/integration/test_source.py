@@ -15,8 +15,9 @@ import dlt
 import duckdb
 import pytest
 
+from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.simulator import Simulator
-from clinical_conductor.source import clinical_conductor, sample
+from clinical_conductor.source import ClinicalConductorClient, clinical_conductor, sample
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +138,24 @@ def test_limits_filters_and_samples(simulator: Simulator, monkeypatch: pytest.Mo
     assert [row["id"] for row in rows] == keys[:2]
     assert type(rows[0]) is dict
     assert len(sample("subjects", 4)) == 4
+
+
+def test_arguments_that_cannot_be_meant_are_refused(simulator: Simulator) -> None:
+    client = ClinicalConductorClient(simulator.base_url, simulator.api_key)
+    for call in (client.get, client.get_odata, lambda name: list(client.get_paginated(name))):
+        with pytest.raises(ConfigurationError, match="needs a parent's key"):
+            call("study_arms")
+    for size in (0, 1001):
+        with pytest.raises(ConfigurationError, match="page_size"):
+            list(client.get_paginated("sites", page_size=size))
+    with pytest.raises(ConfigurationError, match="filters names patients"):
+        source(simulator, "studies", filters={"patients": "id eq 1"})
+    with pytest.raises(ConfigurationError, match="no resource 'studeis'"):
+        source(simulator, "studies", filters={"studeis": "id eq 1"})
+    with pytest.raises(ConfigurationError, match="workers is 0"):
+        source(simulator, "studies", workers=0)
+    with pytest.raises(ConfigurationError, match="n is -1"):
+        sample("sites", -1, base_url=simulator.base_url, api_key=simulator.api_key)
 
 
 def test_a_parent_that_is_gone_is_left_out(simulator: Simulator, caplog: pytest.LogCaptureFixture) -> None:
