@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from clinical_conductor import console, operations_cli
+from clinical_conductor import __version__, console, operations_cli
 from clinical_conductor.catalog import CATEGORIES, ENDPOINTS, find_endpoint
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.selection import named_endpoints, waiting_for
@@ -31,17 +31,35 @@ STATUS_COLUMNS = {
 }
 HISTORY_COLUMNS = {"run_id": "run", **STATUS_COLUMNS}
 
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
 app = typer.Typer(
     name="trialsync-etl",
     help="Clinical Conductor into PostgreSQL. Start with: trialsync-etl demo",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings=HELP,
 )
 db = typer.Typer(
     help="The database: bring its schema up to date, print its URL, stop the embedded one.", no_args_is_help=True
 )
 app.add_typer(db, name="db")
+
+
+def _show_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        print(__version__)  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _whole(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Clinical Conductor into PostgreSQL. Start with: trialsync-etl demo"""
 
 
 def _complete_resource(incomplete: str) -> list[str]:
@@ -343,7 +361,7 @@ def register(name: str, module: str, help_text: str) -> None:
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )
     def forward(ctx: typer.Context) -> None:
-        room = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+        room = typer.Typer(pretty_exceptions_enable=False, add_completion=False, context_settings=HELP)
         room.command(name)(getattr(import_module(module), f"{name}_command"))
         room(args=ctx.args, prog_name=ctx.command_path)
 

@@ -256,7 +256,7 @@ def _need(*packages: str) -> None:
 
     absent = [name for name in packages if find_spec(name) is None]
     if absent:
-        raise ConfigurationError(f"{', '.join(absent)} is not installed: pip install 'trialsync[serve]'.")
+        raise ConfigurationError(f"Not installed: {', '.join(absent)}. pip install 'trialsync[serve]' brings them.")
 
 
 def _own_path() -> str:

@@ -86,7 +86,7 @@ def check_command(
 def roles_command() -> None:
     """Create or update the database roles: loader, transformer, analyst, PHI reader and monitor."""
     for name in warehouse.apply_roles(_database_url()):
-        print(name)  # noqa: T201
+        print(f"trialsync_{name.partition('_')[2]}")  # noqa: T201
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -361,3 +361,11 @@ def test_rows_print_times_counts_and_ids_as_people_write_them(capsys: pytest.Cap
     assert json.loads(capsys.readouterr().out)[0]["at"] == "2024-05-01T06:30:15"
     console.show_rows([], (), empty="Nothing yet.")
     assert capsys.readouterr().out == "Nothing yet.\n"
+
+
+def test_the_version_and_the_short_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, shown in ((["--version"], "0.1.0\n"), (["doctor", "-h"], "--fix"), (["run", "-h"], "--deadline")):
+        with pytest.raises(SystemExit) as end:
+            cli.main(arguments)
+        assert end.value.code in (0, None)
+        assert shown in capsys.readouterr().out
