@@ -193,7 +193,8 @@ def _jobs(side: DatabaseSide, conn: Connection, settings: Settings, instance: st
     """The instance's row and the jobs' rows, where the schema has them."""
     with translated():
         known = conn.execute(
-            "select to_regclass('dw_etl_jobs') is not null, to_regproc('dw_default_instance') is not null"
+            # An older system has a dw_etl_jobs of its own, with other columns and other paths.
+            "select to_regclass('dw_etl_parents') is not null, to_regproc('dw_default_instance') is not null"
         ).fetchone()
         conn.rollback()
     has_jobs, has_instances = known or (False, False)

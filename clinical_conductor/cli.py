@@ -272,9 +272,9 @@ def retry(
 
     settings = _settings()
     with open_database(settings) as conn:
-        rows = runs.run_history(conn, run_id=run_id) if run_id else []
+        rows = [] if run_id is None else runs.run_history(conn, run_id=run_id)
         latest = [row for row in runs.latest_runs(conn) if row["is_active"] is not False]
-    if run_id and not rows:
+    if run_id is not None and not rows:
         raise ConfigurationError(f"There is no run {run_id}. `trialsync-etl history` shows the latest ones.")
     if failed:
         rows = [row for row in latest if row["run_status"] == "failed" or row["error_type"] == runs.SKIPPED]

@@ -343,6 +343,16 @@ def test_an_override_that_does_not_answer_is_an_error_until_it_is_fixed(
 # -- the database ----------------------------------------------------------------------------------
 
 
+def test_a_database_of_the_old_system_is_only_told_to_be_upgraded(
+    doctor: Callable[..., Report], simulator: Simulator, empty_database: str
+) -> None:
+    with psycopg.connect(empty_database) as conn:
+        conn.execute("create table dw_etl_jobs (id integer, source_endpoint text, is_active boolean)")
+    report = doctor(simulator, "sites", database_url=empty_database)
+    assert report.database.migrations_pending
+    assert texts(report, "error") == []
+
+
 def test_a_database_without_the_schema_is_told_and_left_alone_but_for_fix(
     doctor: Callable[..., Report], simulator: Simulator, empty_database: str
 ) -> None:

@@ -270,6 +270,7 @@ def test_db_migrate_says_what_it_did_and_url_prints_nothing_else(etl: CommandLin
     assert "No job has run yet" in etl("status").stderr
     assert etl("retry", "--failed").returncode == 0
     assert etl("retry", "--run-id", "7").returncode == 2
+    assert etl("retry", "--run-id", "0").returncode == 2
 
 
 def test_a_retry_takes_along_what_was_skipped_because_of_it(
