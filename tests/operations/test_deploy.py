@@ -82,10 +82,12 @@ def test_cron_example_has_valid_times_and_no_secret() -> None:
 def test_nightly_workflow_knows_the_settings_and_keeps_no_record() -> None:
     workflow = load(ROOT / ".github" / "workflows" / "nightly.yml")
     (job,) = workflow["jobs"].values()
+    assert workflow["permissions"] == {"contents": "read"}
     assert workflow["concurrency"]["cancel-in-progress"] is False
     assert set(job["env"]) - {"RESOURCES"} <= KNOWN
     for step in job["steps"]:
         assert "${{" not in step.get("run", ""), step
+        assert re.search(r"@(v\d+|[0-9a-f]{40})$", step.get("uses", "@v0")), step
     artifact = job["steps"][-1]["with"]["path"].split()
     assert artifact == ["results.json", "dashboard.html"]
 
