@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg import Connection
 
-from clinical_conductor import runs
+from clinical_conductor import parents, runs
 from clinical_conductor.catalog import Endpoint
 from clinical_conductor.client import Tally
 from clinical_conductor.context import JobContext, JobResult, TimeLimit
@@ -111,15 +111,7 @@ class Job:
                         full_refresh=context.options.full_refresh,
                     ).requests
                     self.result.planned_requests = planned
-                    self.run_id = runs.open_run(
-                        conn,
-                        endpoint.job_id,
-                        context.instance_id,
-                        batch_id=context.batch_id,
-                        full_refresh=context.options.full_refresh,
-                        retry_of=context.options.retry_of,
-                        planned_requests=planned,
-                    )
+                    self.run_id = self._open(conn, planned)
                 details = runs.read_capabilities(conn, endpoint.job_id, context.instance_id)
             capabilities = Capabilities.from_json(details or {})
             if capabilities.path not in (None, *endpoint.paths):
@@ -148,7 +140,23 @@ class Job:
                 with translated():
                     self._ended_well(conn)
 
-    # -- shared --------------------------------------------------------------------------------------------------
+    def _open(self, conn: Connection[Any], planned_requests: int | None) -> int:
+        """Opens the run; a full refresh is owed from here on, however often it is interrupted."""
+        context, job_id = self.context, self.endpoint.job_id
+        with conn.transaction():
+            run_id = runs.open_run(
+                conn,
+                job_id,
+                context.instance_id,
+                batch_id=context.batch_id,
+                full_refresh=context.options.full_refresh,
+                retry_of=context.options.retry_of,
+                planned_requests=planned_requests,
+            )
+            if context.options.full_refresh:
+                runs.drop_watermark(conn, job_id, context.instance_id)
+                parents.owe_all_parents(conn, job_id, context.instance_id)
+        return run_id
 
     def _keep_what_is_read(self, stage: Stage, error: BaseException) -> None:
         """Commits the chunk in hand after trouble that is not the database's, if that is quick."""

@@ -173,6 +173,14 @@ def owed_parents(
     return total, owed
 
 
+def owe_all_parents(conn: Connection[Any], job_id: int, instance_id: int) -> None:
+    """Makes every parent that was ever asked count as changed, until it is asked again; when that was stays known."""
+    conn.execute(
+        "update dw_etl_parents set parent_hash = ''::bytea where source_instance_id = %s and job_id = %s",
+        (instance_id, job_id),
+    )
+
+
 def record_all_parents(conn: Connection[Any], run_id: int, endpoint: Endpoint, instance_id: int) -> None:
     """A complete bulk listing answered for every parent: notes all of them, as they were when the listing began.
 

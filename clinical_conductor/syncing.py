@@ -110,13 +110,7 @@ class Sync:
             return
         parent_table = ENDPOINTS[self.endpoint.parent].table
         with translated():
-            total, owed = parents.owed_parents(
-                self.stage.conn,
-                self.endpoint,
-                parent_table,
-                self.context.instance_id,
-                refresh=self.context.options.full_refresh,
-            )
+            total, owed = parents.owed_parents(self.stage.conn, self.endpoint, parent_table, self.context.instance_id)
         self.account.details["parents_total"] = total
         bulk = bool(total) and self.endpoint.bulk is not None and self.capabilities.bulk is not False
         if not (bulk and self._from_bulk_listing(parent_table)):

@@ -100,6 +100,19 @@ def test_a_full_refresh_owes_everything(loaded: Pipeline, simulator: Simulator) 
     assert loaded.differences(ARMS) == {}
 
 
+def test_what_a_full_refresh_did_not_reach_stays_owed(loaded: Pipeline, simulator: Simulator) -> None:
+    studies, gone = loaded.count("studies"), ids(simulator)[0]
+    loaded.query("update dw_etl_parents set status = 'gone' where job_id = 141 and parent_key = %s returning 1", gone)
+    place = len(simulator.log)
+    first = loaded.one(ARMS, full_refresh=True, max_requests=2)
+    assert (first.requests, first.parents_owed) == (2, studies - 2)
+    rest = loaded.one(ARMS)
+    assert (rest.status, rest.requests, rest.parents_owed) == ("success", studies - 2, 0)
+    assert sorted(asked(simulator, place)) == sorted(ids(simulator))
+    assert loaded.one(ARMS).requests == 0
+    assert set(loaded.parents(ARMS).values()) == {"fetched"}
+
+
 def test_a_parent_that_is_404_is_recorded_and_not_asked_again(
     pipeline_to: Callable[..., Pipeline], simulator: Simulator
 ) -> None:

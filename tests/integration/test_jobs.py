@@ -116,6 +116,19 @@ def test_a_full_refresh_finds_what_did_not_touch_its_modification_date(
     assert pipeline.differences("patient_visits") == {}
 
 
+def test_a_full_refresh_that_fails_is_made_good_by_the_next_run(
+    pipeline_to: Callable[..., Pipeline], simulator: Simulator
+) -> None:
+    pipeline = pipeline_to(simulator, batch_size=3, max_retries=0)  # more than five pages, so that the cursor is used
+    pipeline.one("patient_visits")
+    parent, record = next(simulator.truth("patient_visits"))
+    simulator.edit("patient_visits", parent, str(json.loads(record)["id"]), touch=False, status="Missed")
+    simulator.fault("error", resource="patient_visits", count=1)
+    assert pipeline.one("patient_visits", full_refresh=True).status == "failed"
+    assert pipeline.one("patient_visits").updated == 1
+    assert pipeline.differences("patient_visits") == {}
+
+
 def test_a_watermark_stays_behind_the_source_clock(pipeline_to: Callable[..., Pipeline], simulator: Simulator) -> None:
     pipeline = pipeline_to(simulator)
     future = simulator.now + timedelta(days=900)
