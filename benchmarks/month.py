@@ -22,8 +22,9 @@ from typing import Any
 
 from clinical_conductor.catalog import ENDPOINTS
 from clinical_conductor.context import JobResult, RunOptions
-from clinical_conductor.database import connect, database_url, migrate, stop_embedded
+from clinical_conductor.database import connect, database_url, stop_embedded
 from clinical_conductor.logs import configure_logging
+from clinical_conductor.migrations import migrate
 from clinical_conductor.orchestrator import run_jobs
 from clinical_conductor.settings import Settings, load_settings
 from clinical_conductor.simulator import SimulatorProcess

@@ -23,8 +23,9 @@ from psycopg import ClientCursor, Cursor, sql
 from benchmarks.sides import database
 from clinical_conductor import monitoring, planning, runs
 from clinical_conductor.catalog import ENDPOINTS
-from clinical_conductor.database import Connection, connect, migrate
+from clinical_conductor.database import Connection, connect
 from clinical_conductor.metrics import render_metrics
+from clinical_conductor.migrations import migrate
 from clinical_conductor.settings import Settings, load_settings
 from clinical_conductor.simulator import Simulator
 from clinical_conductor.warehouse import transform

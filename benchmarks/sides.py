@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from clinical_conductor.catalog import ENDPOINTS
-from clinical_conductor.database import connect, migrate
+from clinical_conductor.database import connect
 from clinical_conductor.embedded import EmbeddedServer
+from clinical_conductor.migrations import migrate
 from clinical_conductor.settings import Settings, load_settings
 from clinical_conductor.simulator import SimulatorProcess
 

@@ -16,7 +16,8 @@ from psycopg import sql
 
 from benchmarks.sides import database
 from benchmarks.table import Row, against, end, figure, say
-from clinical_conductor.database import Connection, connect, migrate
+from clinical_conductor.database import Connection, connect
+from clinical_conductor.migrations import migrate
 from clinical_conductor.warehouse import transform
 
 BUILD = 2.5

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,7 +29,7 @@ from clinical_conductor.errors import ConfigurationError, TrialSyncError
 from clinical_conductor.ledger import Job, Snapshot
 from clinical_conductor.logs import get_logger
 from clinical_conductor.monitoring import take_snapshot, zone_of
-from clinical_conductor.settings import Setting, Settings
+from clinical_conductor.settings import Setting, Settings, read_environment
 
 QUIET_SECONDS = 600
 """At most one message in so long."""
@@ -106,12 +105,7 @@ def load_channels(
     Raises:
         ConfigurationError: an address is none; the message names the variable and not the address.
     """
-    given: dict[str, str | None] = {}
-    if dotenv is not None and dotenv.is_file():
-        from dotenv import dotenv_values
-
-        given.update(dotenv_values(dotenv))
-    given.update(os.environ if environ is None else environ)
+    given = read_environment(environ, dotenv=dotenv)
     values = {name: (given.get(setting.env) or "").strip() for name, setting in ALERT_SETTINGS.items()}
     schemes = {"smtp_url": ("smtp", "smtps"), "slack_webhook": ("http", "https"), "ping_url": ("http", "https")}
     for name, value in values.items():

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from clinical_conductor import database
+from clinical_conductor import database, migrations
 from clinical_conductor.catalog import Endpoint
 from clinical_conductor.database import Connection, translated
 from clinical_conductor.errors import DatabaseRefused, TrialSyncError
@@ -177,9 +177,9 @@ def _look(side: DatabaseSide, conn: Connection, settings: Settings, instance: st
         side.findings.append(("note", "A pooler in session mode stands between; its pool must hold every job at once."))
     if not found.roles:
         side.findings.append(("note", "The roles of sql/roles are not made yet: trialsync-etl roles"))
-    found.migrations_pending = database.pending(conn)
+    found.migrations_pending = migrations.pending(conn)
     if found.migrations_pending and fix:
-        found.migrations_applied, found.migrations_pending = database.migrate(conn), []
+        found.migrations_applied, found.migrations_pending = migrations.migrate(conn), []
     if found.migrations_pending:
         number = len(found.migrations_pending)
         text = f"{number} steps of the schema are pending: trialsync-etl db migrate (run does it by itself)."

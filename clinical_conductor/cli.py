@@ -221,10 +221,10 @@ def history(
 @db.command("migrate")
 def db_migrate() -> None:
     """Make the schema, or bring it up to date. `run` does this by itself."""
-    from clinical_conductor import database
+    from clinical_conductor import database, migrations
 
     with database.connect(database.database_url(_settings())) as conn:
-        applied = database.migrate(conn)
+        applied = migrations.migrate(conn)
     for name in applied:
         print(name)  # noqa: T201
     console.say(f"{len(applied)} applied." if applied else "The schema is up to date.")

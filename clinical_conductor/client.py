@@ -51,8 +51,6 @@ from clinical_conductor.errors import (
 from clinical_conductor.pacing import Limiter, PacedAdapter, Tally, wait
 from clinical_conductor.settings import Settings, check_base_url
 
-__all__ = ["KEY_HEADERS", "Answer", "Client", "Limiter", "Tally", "encode_query"]
-
 KEY_HEADERS = ("X-ApiKey", "CCAPIKey")
 """The two headers that instances of Clinical Conductor are known to take the key in."""
 MAX_RETRY_AFTER = 120.0

@@ -15,7 +15,7 @@ from clinical_conductor.execution import run_and_report
 from clinical_conductor.settings import Settings, load_settings
 from clinical_conductor.simulator import Simulator, SimulatorProcess
 from clinical_conductor.simulator.api import Envelope
-from clinical_conductor.simulator.world import Ids
+from clinical_conductor.simulator.rows import Ids
 
 INSTANCE = "demo"
 """Name of the simulated instance in dw_api_credentials: its rows stay apart from those of a real one."""

@@ -27,6 +27,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
+import psycopg
+
 from clinical_conductor.errors import ConfigurationError, DatabaseRefused, DatabaseTrouble
 
 USER = DATABASE = "trialsync"
@@ -180,8 +182,6 @@ class EmbeddedServer:
 
     def _create_database(self, port: int) -> None:
         """Make the database, unless an earlier start did."""
-        import psycopg
-
         with psycopg.connect(self._url(port, "postgres"), autocommit=True, connect_timeout=START_SECONDS) as conn:
             if conn.execute("select 1 from pg_database where datname = %s", (DATABASE,)).fetchone() is None:
                 conn.execute(f"create database {DATABASE}")
@@ -193,8 +193,6 @@ class EmbeddedServer:
             pid, port = int(lines[0]), int(lines[3])
         except (FileNotFoundError, IndexError, ValueError):
             return None
-        import psycopg
-
         deadline = time.monotonic() + START_SECONDS
         while _serves(pid, self.data):
             try:

@@ -13,8 +13,10 @@ from psycopg import Connection
 from clinical_conductor import runs
 from clinical_conductor.catalog import Endpoint, find_endpoint
 from clinical_conductor.context import JobResult, RunOptions
-from clinical_conductor.database import connect_migrated, database_url, translated
+from clinical_conductor.database import database_url, translated
+from clinical_conductor.migrations import connect_migrated
 from clinical_conductor.orchestrator import run_jobs
+from clinical_conductor.schedule import set_schedule
 from clinical_conductor.selection import choose, named_endpoints, read_switches
 from clinical_conductor.settings import Settings, load_settings
 
@@ -80,15 +82,9 @@ class ETLOrchestrator:
         Raises:
             ConfigurationError: there is no such job, or the expression is not cron.
         """
-        from clinical_conductor.jobs_config import check_cron
-
         endpoint = find_endpoint(job_id)
-        expression = check_cron(cron_expression)
         with self._connection() as conn:
-            conn.execute(
-                "update dw_etl_jobs set schedule_cron = %s, updated_at = now() where id = %s",
-                (expression, endpoint.job_id),
-            )
+            set_schedule(conn, endpoint, cron_expression)
 
     def get_job_status(self, job_id: int) -> JobStatus:
         """A job's row and its newest run.

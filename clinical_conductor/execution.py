@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from clinical_conductor import console, database, runs, warehouse
+from clinical_conductor import console, database, migrations, runs, warehouse
 from clinical_conductor.catalog import Endpoint
 from clinical_conductor.context import JobResult, RunOptions
 from clinical_conductor.errors import ConfigurationError, TrialSyncError
@@ -155,7 +155,7 @@ def open_database(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
     """
     config = load_jobs_config(settings.jobs_file)
     with database.connect(database.database_url(settings)) as conn:
-        database.migrate(conn)
+        migrations.migrate(conn)
         seed_jobs(conn, config)
         with database.translated():
             runs.close_dead_runs(conn)

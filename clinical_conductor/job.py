@@ -9,14 +9,14 @@ from typing import Any
 
 from psycopg import Connection
 
-from clinical_conductor import parents, runs
+from clinical_conductor import findings, parents, runs
 from clinical_conductor.catalog import Endpoint
-from clinical_conductor.client import Tally
 from clinical_conductor.context import JobContext, JobResult, TimeLimit
 from clinical_conductor.database import connect, translated
 from clinical_conductor.errors import DatabaseTrouble, Interrupted, RetriableError, RunFenced, TrialSyncError
 from clinical_conductor.logs import get_logger, log_context
 from clinical_conductor.odata import Capabilities
+from clinical_conductor.pacing import Tally
 from clinical_conductor.planning import plan_job
 from clinical_conductor.runs import Traffic
 from clinical_conductor.staging import Stage
@@ -112,7 +112,7 @@ class Job:
                     ).requests
                     self.result.planned_requests = planned
                     self.run_id = self._open(conn, planned)
-                details = runs.read_capabilities(conn, endpoint.job_id, context.instance_id)
+                details = findings.read_capabilities(conn, endpoint.job_id, context.instance_id)
             capabilities = Capabilities.from_json(details or {})
             if capabilities.path not in (None, *endpoint.paths):
                 # Remembered for a path that the catalog or the operator has changed since.
@@ -154,7 +154,7 @@ class Job:
                 planned_requests=planned_requests,
             )
             if context.options.full_refresh:
-                runs.drop_watermark(conn, job_id, context.instance_id)
+                findings.drop_watermark(conn, job_id, context.instance_id)
                 parents.owe_all_parents(conn, job_id, context.instance_id)
         return run_id
 
@@ -186,7 +186,7 @@ class Job:
         """Keeps what was found out about the endpoint, if the database is still there."""
         try:
             with translated():
-                runs.write_capabilities(
+                findings.write_capabilities(
                     conn,
                     self.endpoint.job_id,
                     self.context.instance_id,

@@ -6,6 +6,7 @@ in the database, and files that hold patients' data are gone with the process, o
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
+
+from psycopg.conninfo import conninfo_to_dict
 
 from clinical_conductor.errors import WorkspaceTrouble
 from clinical_conductor.processes import is_alive
@@ -126,8 +129,6 @@ def private_directory(work_dir: Path) -> Path:
 
 def quiet_dlt() -> None:
     """Keeps dlt from phoning home, from compressing short-lived files, from keeping them, and from quoting records."""
-    import logging
-
     for name, value in {
         "RUNTIME__DLTHUB_TELEMETRY": "false",
         "RUNTIME__LOG_LEVEL": "CRITICAL",
@@ -144,8 +145,6 @@ def quiet_dlt() -> None:
 
 def with_password(url: str) -> str:
     """The URL with a password in it: dlt asks for one even where the server does not."""
-    from psycopg.conninfo import conninfo_to_dict
-
     parts = conninfo_to_dict(url)
     if parts.get("password"):
         return url

@@ -24,11 +24,12 @@ from psycopg import Connection
 from clinical_conductor import runs
 from clinical_conductor.catalog import ENDPOINTS, Endpoint, Key, find_endpoint
 from clinical_conductor.chunk import Batch
-from clinical_conductor.database import connect_migrated, database_url, translated
+from clinical_conductor.database import database_url, translated
 from clinical_conductor.envelopes import open_envelope, read_document
 from clinical_conductor.errors import ConfigurationError, RunFenced, TrialSyncError
 from clinical_conductor.instances import ensure_instance
 from clinical_conductor.landing import one_landing
+from clinical_conductor.migrations import connect_migrated
 from clinical_conductor.reading import batch_of
 from clinical_conductor.records import RecordReader, Rejected
 from clinical_conductor.settings import Settings, load_settings

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,15 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import generate_latest
 
+from clinical_conductor.cron import missed_fires
 from clinical_conductor.database import connect, database_url, translated
 from clinical_conductor.errors import ConfigurationError, DatabaseRefused, DatabaseTrouble
-from clinical_conductor.jobs_config import missed_fires
 from clinical_conductor.ledger import HEALTH, Job, Snapshot
 from clinical_conductor.monitoring import GRACE, take_snapshot, zone_of
 from clinical_conductor.settings import Settings
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATUSES = ("running", "success", "failed", "skipped")
-
-Values = Mapping[str, Any]
 
 
 def render_metrics(settings: Settings, *, version: str = "0", now: datetime | None = None) -> bytes:

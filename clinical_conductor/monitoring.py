@@ -7,25 +7,22 @@ of an error that this package did not write itself.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
 
+from clinical_conductor.cron import CronClock
 from clinical_conductor.database import connect, database_url, translated
 from clinical_conductor.errors import ConfigurationError
-from clinical_conductor.jobs_config import CronClock, load_timezone
-from clinical_conductor.ledger import Check, Day, Job, Night, Run, Snapshot, Transformation
-from clinical_conductor.remedies import Remedy, remedy_for
+from clinical_conductor.health import health_of, night_of, remedy_of
+from clinical_conductor.jobs_config import load_timezone
+from clinical_conductor.ledger import Check, Day, Job, Run, Snapshot, Transformation
 from clinical_conductor.settings import Settings
 
-NIGHT = timedelta(hours=24)
 TREND_RUNS = 14
-STUCK_AFTER = timedelta(minutes=15)
-"""A running job that has committed nothing and said nothing for so long is stuck, or its process is gone."""
 GRACE = timedelta(hours=1)
 """A scheduled run may begin so much later than its time before it counts as missed."""
 
@@ -68,7 +65,7 @@ def take_snapshot(conn: psycopg.Connection[Any], *, zone: tzinfo = UTC, now: dat
         days = _read_days(conn, now)
         transformations = _read_transformations(conn)
         checks = _read_checks(conn)
-    return Snapshot(now, _night(jobs, now), jobs, days, transformations, checks, zone)
+    return Snapshot(now, night_of(jobs, now), jobs, days, transformations, checks, zone)
 
 
 def read_run(conn: psycopg.Connection[Any], run_id: int) -> Run | None:
@@ -269,7 +266,7 @@ def _read_jobs(conn: psycopg.Connection[Any], zone: tzinfo, now: datetime) -> tu
             mine = tuple(runs.get(key, ()))
             active = bool(row["is_active"])
             schedule, next_run, missed = _schedule(row, mine, clock) if active else (row["schedule_cron"], None, 0)
-            health = _health(active, mine, missed, now)
+            health = health_of(active, mine, missed, now)
             jobs.append(
                 Job(
                     id=row["id"],
@@ -291,7 +288,7 @@ def _read_jobs(conn: psycopg.Connection[Any], zone: tzinfo, now: datetime) -> tu
                     parents_failed=parents.get((*key, "failed"), 0),
                     parents_gone=parents.get((*key, "gone"), 0),
                     watermark=marks.get(key),
-                    remedy=_remedy(health, row["id"], row["resource"] or str(row["id"]), mine),
+                    remedy=remedy_of(health, row["id"], row["resource"] or str(row["id"]), mine),
                 )
             )
     return tuple(jobs)
@@ -308,84 +305,6 @@ def _schedule(row: Mapping[str, Any], runs: Sequence[Run], clock: CronClock) -> 
     except (ValueError, KeyError, StopIteration):
         # Written by SQL and not a schedule: shown as it is, and never due.
         return text, None, 0
-
-
-def _health(active: bool, runs: Sequence[Run], missed: int, now: datetime) -> str:
-    """One word of HEALTH for a job."""
-    if not active:
-        return "inactive"
-    last = runs[-1] if runs else None
-    if last is not None and last.status == "running":
-        return "stuck" if now - (last.heartbeat_at or last.started_at) > STUCK_AFTER else "running"
-    if last is not None and last.status == "failed":
-        return "failed"
-    if missed:
-        return "overdue"
-    if last is None:
-        return "never"
-    if last.status == "skipped":
-        return "skipped"
-    return "attention" if last.warning or last.rejected or last.parents_failed else "ok"
-
-
-def _remedy(health: str, job_id: int, resource: str, runs: Sequence[Run]) -> Remedy | None:
-    """What mends a job that somebody has to look at."""
-    last = runs[-1] if runs else None
-    run_id = last.id if last else None
-    if health == "failed" and last is not None:
-        return remedy_for(last.error_type, job_id=job_id, resource=resource, run_id=run_id)
-    if health in ("stuck", "overdue"):
-        return remedy_for(health, job_id=job_id, resource=resource, run_id=run_id)
-    if health == "attention" and last is not None:
-        kind = "ParentFailed" if last.parents_failed else "RecordRejected" if last.rejected else "warning"
-        return remedy_for(kind, job_id=job_id, resource=resource, run_id=run_id)
-    return None
-
-
-def _night(jobs: Iterable[Job], now: datetime) -> Night:
-    """The last 24 hours of the active jobs."""
-    active = [job for job in jobs if job.active]
-    window = [
-        job.last
-        for job in active
-        if job.last is not None and (job.last.started_at > now - NIGHT or job.last.status == "running")
-    ]
-    counts = Counter(run.status for run in window)
-    bad = Counter(job.health for job in active)
-    broken = bad["failed"] + bad["stuck"]
-    changed = sum(run.changed for run in window)
-    if broken or bad["overdue"]:
-        verdict = "failed"
-        parts = [f"{bad[word]} {word}" for word in ("failed", "stuck", "overdue") if bad[word]]
-        headline = f"{', '.join(parts)} of {len(active)} jobs"
-    elif counts["running"]:
-        verdict = "running"
-        headline = f"Running: {len(window) - counts['running']} of {len(window)} jobs done"
-    elif not window:
-        verdict, headline = "silent", "Nothing ran in the last 24 hours"
-    elif bad["attention"]:
-        verdict = "attention"
-        headline = f"All {len(window)} jobs ran; {bad['attention']} left something behind"
-    else:
-        verdict = "good"
-        headline = f"All {len(window)} jobs ran; {changed:,} rows changed"
-    ended = [run.completed_at for run in window if run.completed_at]
-    return Night(
-        verdict=verdict,
-        headline=headline,
-        counts=dict(counts),
-        began_at=min((run.started_at for run in window), default=None),
-        ended_at=max(ended, default=None) if not counts["running"] else None,
-        inserted=sum(run.inserted for run in window),
-        updated=sum(run.updated for run in window),
-        deleted=sum(run.deleted for run in window),
-        unchanged=sum(run.unchanged for run in window),
-        rejected=sum(run.rejected for run in window),
-        requests=sum(run.requests for run in window),
-        retries=sum(run.retries for run in window),
-        throttled=sum(run.throttled for run in window),
-        owed=sum(job.owed for job in active),
-    )
 
 
 def _read_days(conn: psycopg.Connection[Any], now: datetime) -> tuple[Day, ...]:

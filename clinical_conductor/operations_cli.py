@@ -5,19 +5,19 @@ Everything heavy is imported inside the commands, so that --help stays quick.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from datetime import UTC, datetime
-from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from clinical_conductor import __version__
 from clinical_conductor.catalog import Endpoint, find_endpoint
 from clinical_conductor.errors import ConfigurationError
-from clinical_conductor.settings import Setting, Settings, load_settings
+from clinical_conductor.settings import Setting, Settings, load_settings, read_environment
 
 SERVE_SETTINGS: dict[str, Setting] = {
     "token": Setting(
@@ -51,15 +51,14 @@ def serve(
     """Dashboard, API and health over HTTP, metrics on METRICS_PORT; until Ctrl-C."""
     settings = _settings()
     _need("fastapi", "uvicorn", "prometheus_client", "apscheduler", "apprise")
+    from clinical_conductor.execution import open_database
     from clinical_conductor.server import Access
     from clinical_conductor.server import serve as run_server
 
     access = Access(host, _token())
-    from clinical_conductor.execution import open_database
-
     with open_database(settings):
         pass  # makes the schema, and says now rather than later that the database is away
-    run_server(settings, access, port=port, schedule=schedule, version=version(), started=_say_address)
+    run_server(settings, access, port=port, schedule=schedule, version=__version__, started=_say_address)
 
 
 def _say_address(url: str) -> None:
@@ -77,7 +76,7 @@ def metrics(
     _need("prometheus_client")
     from clinical_conductor.metrics import render_metrics, write_textfile
 
-    text = render_metrics(settings, version=version())
+    text = render_metrics(settings, version=__version__)
     if textfile is None:
         sys.stdout.write(text.decode())
     else:
@@ -91,7 +90,7 @@ def dashboard(
     from clinical_conductor.dashboard import page
     from clinical_conductor.monitoring import read_ledger
 
-    text = page(read_ledger(_settings()), static=True, version=version())
+    text = page(read_ledger(_settings()), static=True, version=__version__)
     try:
         html.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -124,13 +123,12 @@ def schedule(
     endpoint: Endpoint = find_endpoint(job_id if job_id is not None else str(resource))
     settings = _settings()
     from clinical_conductor import schedule as schedules
-    from clinical_conductor.jobs_config import check_cron
+    from clinical_conductor.cron import check_cron
+    from clinical_conductor.execution import open_database
     from clinical_conductor.monitoring import zone_of
 
     if cron:
         check_cron(cron)
-    from clinical_conductor.execution import open_database
-
     with open_database(settings) as conn:
         if cron is not None:
             schedules.set_schedule(conn, endpoint, cron or None)
@@ -152,11 +150,10 @@ def schedule_list(
     settings = _settings()
     from clinical_conductor import console
     from clinical_conductor import schedule as schedules
+    from clinical_conductor.execution import open_database
     from clinical_conductor.monitoring import zone_of
 
     zone, now = zone_of(settings), datetime.now(UTC)
-    from clinical_conductor.execution import open_database
-
     with open_database(settings) as conn:
         jobs = schedules.read_schedules(conn)
     rows: list[dict[str, Any]] = []
@@ -214,14 +211,6 @@ def alerts_check() -> None:
     _say(f"{told.new} new, {told.over} over, {'sent' if told.sent else 'nothing sent'}.")
 
 
-def version() -> str:
-    """The version of this package."""
-    try:
-        return metadata.version("trialsync")
-    except metadata.PackageNotFoundError:
-        return "0"
-
-
 def _settings() -> Settings:
     """The settings of this process, with the logs sent where they say and every secret masked in them."""
     from clinical_conductor.alerts import load_channels
@@ -238,12 +227,7 @@ def _settings() -> Settings:
 
 def _token() -> str:
     """The token of the environment or .env."""
-    given = os.environ.get("TRIALSYNC_TOKEN")
-    if given is None and Path(".env").is_file():
-        from dotenv import dotenv_values
-
-        given = dotenv_values(".env").get("TRIALSYNC_TOKEN")
-    return (given or "").strip()
+    return (read_environment().get(SERVE_SETTINGS["token"].env) or "").strip()
 
 
 def _need(*packages: str) -> None:
@@ -252,8 +236,6 @@ def _need(*packages: str) -> None:
     Raises:
         ConfigurationError: with the command that installs them.
     """
-    from importlib.util import find_spec
-
     absent = [name for name in packages if find_spec(name) is None]
     if absent:
         raise ConfigurationError(f"Not installed: {', '.join(absent)}. pip install 'trialsync[serve]' brings them.")

@@ -18,13 +18,14 @@ from clinical_conductor import runs
 from clinical_conductor.catalog import ENDPOINTS, Endpoint, dependency_order
 from clinical_conductor.client import Client
 from clinical_conductor.context import Budget, JobContext, JobResult, RunOptions
-from clinical_conductor.database import connect, connect_migrated, database_url, translated
+from clinical_conductor.database import connect, database_url, embedded, translated
 from clinical_conductor.errors import ConfigurationError, TrialSyncError
 from clinical_conductor.instances import Instance, ensure_instance, resolve_key
 from clinical_conductor.job import Job, with_override
 from clinical_conductor.jobs_config import DEFAULT_PRIORITY, JobConfig, load_jobs_config
 from clinical_conductor.landing import one_landing
 from clinical_conductor.logs import get_logger, log_context
+from clinical_conductor.migrations import connect_migrated
 from clinical_conductor.planning import JobPlan, blank_plan, plan_job
 from clinical_conductor.settings import Settings
 
@@ -332,8 +333,6 @@ def plan_jobs(settings: Settings, endpoints: Sequence[Endpoint], options: RunOpt
     options = options or RunOptions()
     url = settings.database
     if url is None:
-        from clinical_conductor.database import embedded
-
         url = embedded(settings).running_url()
     if url is None:
         return [blank_plan(row) for row in endpoints]

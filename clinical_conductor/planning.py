@@ -14,7 +14,7 @@ from typing import Any
 
 from psycopg import Connection
 
-from clinical_conductor import runs
+from clinical_conductor import findings
 from clinical_conductor.catalog import ENDPOINTS, Endpoint
 from clinical_conductor.parents import owed_parents
 from clinical_conductor.staging import count_staged
@@ -57,7 +57,7 @@ def plan_job(
         rate: Requests per second that are allowed; 0 for no limit.
         beforehand: The parents are not up to date yet: reckon with as many changes as in their last run.
     """
-    capabilities = runs.read_capabilities(conn, endpoint.job_id, instance_id) or {}
+    capabilities = findings.read_capabilities(conn, endpoint.job_id, instance_id) or {}
     path = capabilities.get("path") or endpoint.path
     last = _last_success(conn, endpoint.job_id, instance_id)
     rows = count_staged(conn, endpoint.table, instance_id)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from clinical_conductor.catalog import ENDPOINTS, Endpoint, depth, fill_path, split_key
-from clinical_conductor.client import KEY_HEADERS, Answer, Client, Limiter
+from clinical_conductor.client import KEY_HEADERS, Answer, Client
 from clinical_conductor.envelopes import open_envelope
 from clinical_conductor.errors import (
     BadRequest,
@@ -31,6 +31,7 @@ from clinical_conductor.errors import (
     UnreadableAnswer,
 )
 from clinical_conductor.odata import MAX_PAGE, Capabilities
+from clinical_conductor.pacing import Limiter
 from clinical_conductor.paging import Listing
 from clinical_conductor.settings import Settings
 

@@ -25,9 +25,10 @@ import psycopg
 from psycopg.rows import dict_row
 
 from clinical_conductor.catalog import Endpoint
+from clinical_conductor.cron import check_cron, fire_times, next_fire
 from clinical_conductor.database import connect, database_url, translated
 from clinical_conductor.errors import ConfigurationError, DatabaseRefused, DatabaseTrouble
-from clinical_conductor.jobs_config import JobConfig, check_cron, fire_times, load_jobs_config, next_fire
+from clinical_conductor.jobs_config import JobConfig, load_jobs_config
 from clinical_conductor.logs import get_logger
 from clinical_conductor.monitoring import zone_of
 from clinical_conductor.settings import Settings
@@ -221,7 +222,7 @@ class Scheduler:
         settings: Settings,
         *,
         command: Sequence[str] = CLI,
-        every_minute: Callable[[], None] | None = None,
+        every_minute: Callable[[], object] | None = None,
     ) -> None:
         from apscheduler.executors.pool import ThreadPoolExecutor
         from apscheduler.schedulers.background import BackgroundScheduler

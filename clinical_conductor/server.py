@@ -24,7 +24,8 @@ from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from clinical_conductor import dashboard, metrics
-from clinical_conductor.database import connect, database_url, pending
+from clinical_conductor.alerts import check_alerts
+from clinical_conductor.database import connect, database_url
 from clinical_conductor.errors import (
     ConfigurationError,
     DatabaseRefused,
@@ -34,7 +35,9 @@ from clinical_conductor.errors import (
 )
 from clinical_conductor.ledger import Job, Run
 from clinical_conductor.logs import get_logger
+from clinical_conductor.migrations import pending
 from clinical_conductor.monitoring import read_ledger, read_run, read_runs, rejection_reasons, zone_of
+from clinical_conductor.schedule import Scheduler
 from clinical_conductor.settings import LOOPBACK, Settings
 
 OPEN_PATHS = ("/health", "/ready")
@@ -219,14 +222,12 @@ def serve(
     Raises:
         ConfigurationError: a port is taken.
     """
-    from clinical_conductor.schedule import Scheduler
-
     main = _server(create_app(settings, access, version=version), access.host, port)
     beside: list[tuple[uvicorn.Server, threading.Thread]] = []
     if settings.enable_metrics:
         second = _server(create_metrics_app(settings, access, version=version), access.host, settings.metrics_port)
         beside.append(_in_background(second, settings.metrics_port))
-    scheduler = Scheduler(settings, every_minute=lambda: _alert(settings)) if schedule else None
+    scheduler = Scheduler(settings, every_minute=lambda: check_alerts(settings)) if schedule else None
     try:
         if scheduler is not None:
             scheduler.start()
@@ -243,13 +244,6 @@ def serve(
         for server, thread in beside:
             server.should_exit = True
             thread.join(10)
-
-
-def _alert(settings: Settings) -> None:
-    """What happens every minute besides the schedules."""
-    from clinical_conductor.alerts import check_alerts
-
-    check_alerts(settings)
 
 
 def _server(app: FastAPI, host: str, port: int) -> uvicorn.Server:

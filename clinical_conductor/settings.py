@@ -142,6 +142,24 @@ def env_name(field_name: str) -> str:
     return setting.env
 
 
+def read_environment(
+    environ: Mapping[str, str] | None = None, *, dotenv: Path | None = Path(".env")
+) -> dict[str, str | None]:
+    """The process environment, and below it the lines of `.env`.
+
+    Args:
+        environ: Stands in for the process environment.
+        dotenv: File of NAME=value lines to read besides; None for none.
+    """
+    given: dict[str, str | None] = {}
+    if dotenv is not None and dotenv.is_file():
+        from dotenv import dotenv_values
+
+        given.update(dotenv_values(dotenv))
+    given.update(os.environ if environ is None else environ)
+    return given
+
+
 def load_settings(
     environ: Mapping[str, str] | None = None, *, dotenv: Path | None = Path(".env"), **overrides: Any
 ) -> Settings:
@@ -155,12 +173,7 @@ def load_settings(
     Raises:
         ConfigurationError: a value cannot be read or is out of range; the message names the variable.
     """
-    given: dict[str, str | None] = {}
-    if dotenv is not None and dotenv.is_file():
-        from dotenv import dotenv_values
-
-        given.update(dotenv_values(dotenv))
-    given.update(os.environ if environ is None else environ)
+    given = read_environment(environ, dotenv=dotenv)
     values: dict[str, Any] = {}
     for item in fields(Settings):
         setting: Setting = item.metadata["setting"]

@@ -26,7 +26,6 @@ deletions are inferred only by the full pipeline (`trialsync-etl run`), which pr
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,12 +47,10 @@ from clinical_conductor.catalog import (
     ENDPOINTS,
     Endpoint,
     dependency_order,
-    fill_path,
     find_endpoint,
     join_key,
     split_key,
 )
-from clinical_conductor.envelopes import open_envelope
 from clinical_conductor.errors import ConfigurationError, ParentGone
 from clinical_conductor.odata import MAX_PAGE, Capabilities
 from clinical_conductor.paging import Listing
@@ -142,7 +139,7 @@ def clinical_conductor(
     Raises:
         ConfigurationError: a setting is missing or wrong, or there is no such resource.
     """
-    settings = _settings(
+    settings = source_settings(
         api_base_url=base_url,
         api_key=api_key,
         api_key_header=api_key_header,
@@ -370,7 +367,7 @@ def _ancestors(row: Endpoint) -> Iterator[str]:
         row = ENDPOINTS[row.parent]
 
 
-def _settings(**given: Any) -> Settings:
+def source_settings(**given: Any) -> Settings:
     """Settings from arguments, then dlt's places, then the environment and `.env`."""
     places = {"api_base_url": "base_url", "batch_size": "page_size", "api_rate_limit": "rate_limit"}
     kinds: dict[str, type] = {"batch_size": int, "api_rate_limit": float}
@@ -430,70 +427,3 @@ def sample(resource: str, n: int = 10, **arguments: Any) -> list[dict[str, Any]]
         raise ConfigurationError(f"sample: n is {n!r}; it must be a whole number, 0 or more.")
     source = clinical_conductor(resources=[name], limit=n, **arguments)
     return [dict(record) for record in islice(source.resources[name], n)]
-
-
-class ClinicalConductorClient:
-    """The API by path, for scripts: `ClinicalConductorClient(url, key).get_odata("/api/v1/studies/odata")`.
-
-    An endpoint is a path below the base URL, or a resource's name. The same pace, retries and errors as everywhere.
-
-    Args:
-        base_url: Such as https://ccs.example.com/CCSWEB; CC_API_BASE_URL by default.
-        api_key: The instance's key; CC_API_KEY by default.
-        settings: Fields of `Settings` besides, such as api_key_header.
-    """
-
-    def __init__(self, base_url: str | None = None, api_key: str | None = None, **settings: Any) -> None:
-        self.client = Client(_settings(api_base_url=base_url, api_key=api_key, **{"api_key_header": None, **settings}))
-
-    def get(self, endpoint: str, params: Mapping[str, Any] | None = None) -> Any:
-        """One answer, as JSON."""
-        return msgspec.json.decode(self.client.fetch(_whole_path(endpoint), params).document.masked)
-
-    def get_odata(self, endpoint: str, filter: str | None = None, top: int = MAX_PAGE) -> list[Any]:
-        """The records of one request: those that match `filter`, at most `top`."""
-        return self._records(_whole_path(endpoint), {"$filter": filter, "$top": top})
-
-    def get_paginated(self, endpoint: str, page_size: int = MAX_PAGE) -> Iterator[Any]:
-        """All records of a listing, none lost or repeated between its pages."""
-        path = _whole_path(endpoint)
-        if not 1 <= page_size <= MAX_PAGE:
-            raise ConfigurationError(f"page_size is {page_size}: it must be between 1 and {MAX_PAGE}.")
-        row = next((row for row in ENDPOINTS.values() if path in row.paths), None)
-        row = row or Endpoint(0, path, path, "", "system", resource_name=path)
-        for page in Listing(self.client, row, capabilities=Capabilities(), page_size=page_size):
-            yield from (msgspec.json.decode(raw) for raw in page.records)
-            for item in page.rejected:  # without a key, or not for PostgreSQL: whoever reads here wants it all the same
-                yield json.loads(item.raw, strict=False)
-
-    def get_with_parameters(self, endpoint: str, parameters: Mapping[str, Any]) -> list[Any]:
-        """The records of an endpoint with parameters in braces, such as {studyId}."""
-        path = _path(endpoint)
-        row = Endpoint(0, path, path, "", "system")
-        missing = [name for name in row.parameters if name not in parameters]
-        if missing:
-            raise ConfigurationError(f"{path} needs a value for {', '.join(missing)}.")
-        return self._records(fill_path(path, tuple(str(parameters[name]) for name in row.parameters)), {})
-
-    def _records(self, path: str, query: Mapping[str, Any]) -> list[Any]:
-        envelope = open_envelope(self.client.fetch(path, query).document, what=path, single=None)
-        return [msgspec.json.decode(raw) for raw in envelope.raws]
-
-
-def _path(endpoint: str) -> str:
-    """A path as given, or that of a resource."""
-    if "/" in endpoint:
-        return "/" + endpoint.lstrip("/")
-    return find_endpoint(endpoint).path
-
-
-def _whole_path(endpoint: str) -> str:
-    """The same of an endpoint that needs no parent's key.
-
-    Raises:
-        ConfigurationError: its path has parameters.
-    """
-    path = _path(endpoint)
-    if "{" in path:
-        raise ConfigurationError(f"{path} needs a parent's key: use get_with_parameters, or sample() of the resource.")
-    return path

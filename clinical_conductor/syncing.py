@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from clinical_conductor import parents, runs
+from clinical_conductor import findings, parents, runs
 from clinical_conductor.catalog import ENDPOINTS
 from clinical_conductor.chunk import Batch
 from clinical_conductor.client import Client
@@ -164,7 +164,7 @@ class Sync:
         if self._staged() <= CURSOR_PAGES * self.context.page_size:
             return None
         with translated():
-            return runs.read_watermark(
+            return findings.read_watermark(
                 self.stage.conn, self.endpoint.job_id, self.context.instance_id, found.cursor, FULL_READ_EVERY
             )
 
@@ -197,10 +197,10 @@ class Sync:
             return
         if full and (stage.counts.rejected > before.rejected or stage.counts.duplicate > before.read):
             # Staging cannot hold as many rows as upstream counts, so the cursor could never prove anything.
-            runs.drop_watermark(stage.conn, self.endpoint.job_id, self.context.instance_id)
+            findings.drop_watermark(stage.conn, self.endpoint.job_id, self.context.instance_id)
             return
         known = [time_ for time_ in (listing.cursor_high, listing.server_time) if time_ is not None]
-        runs.move_watermark(
+        findings.move_watermark(
             stage.conn,
             stage.run_id,
             self.endpoint.job_id,

@@ -1,4 +1,4 @@
-"""Silver and gold: calls the procedures of `sql/procedures` and runs the checks of `sql/quality`.
+"""Silver and gold: calls the procedures of `sql/procedures`.
 
 What is loaded from what, and in which order, is said once: by `dw_register` at the end of each procedure's file, which
 fills dw_transformations. Only names on that list are ever called. Each procedure is one transaction; one that fails
@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
 from psycopg import sql
 
-from clinical_conductor.database import Connection, connect, database_url, sql_dir, translated
+from clinical_conductor.database import Connection, connect, database_url, translated
 from clinical_conductor.errors import ConfigurationError, DatabaseRefused, DatabaseTrouble, TrialSyncError
 from clinical_conductor.settings import load_settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -66,20 +63,6 @@ class ProcedureResult:
     def rows_changed(self) -> int:
         """Rows written in whatever way; 0 for a run that found everything as it should be."""
         return self.rows_inserted + self.rows_updated + self.rows_expired + self.rows_deleted
-
-
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """What one data quality check found."""
-
-    name: str
-    severity: str
-    passed: bool
-    failures: int | None
-    """How many things are wrong; None when the check itself could not run."""
-    error: str | None
-    seconds: float
-    description: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,75 +282,6 @@ def read_params(params: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigurationError(f"{name} must be true or false.")
         read[name] = flag
     return read
-
-
-def run_checks(url: str, *, names: Sequence[str] | None = None) -> list[CheckResult]:
-    """Run the data quality checks, each read-only and on its own, and store what they found.
-
-    Args:
-        url: The database.
-        names: Only these; all active ones otherwise.
-
-    Raises:
-        ConfigurationError: a name is not that of a check.
-        DatabaseTrouble, DatabaseRefused: the database could not be used at all.
-    """
-    batch, results = uuid4(), list[CheckResult]()
-    with connect(url, autocommit=True, name="trialsync check") as conn, translated():
-        rows = conn.execute(
-            "select name, severity, query, description from dw_quality_checks"
-            " where case when %(names)s::text[] is null then is_active else name = any(%(names)s) end"
-            " order by severity, name",
-            {"names": None if names is None else list(names)},
-        ).fetchall()
-        missing = sorted(set(names or ()) - {row[0] for row in rows})
-        if missing:
-            raise ConfigurationError(f"There is no check {missing[0]!r}: see the table dw_quality_checks.")
-        conn.execute("select dw_measure_tables(%s)", (batch,))
-        for name, severity, query, description in rows:
-            result = _check(conn, name, severity, query, description)
-            conn.execute(
-                "insert into dw_quality_results (batch_id, check_name, severity, failures, passed, error, seconds)"
-                " values (%s, %s, %s, %s, %s, %s, %s)",
-                (batch, name, severity, result.failures, result.passed, result.error, result.seconds),
-            )
-            results.append(result)
-    return results
-
-
-def _check(conn: Connection, name: str, severity: str, query: str, description: str) -> CheckResult:
-    """One check, in a transaction that can write nothing."""
-    began, failures, error = time.monotonic(), None, None
-    try:
-        with translated(), conn.transaction():
-            conn.execute("set transaction read only")
-            conn.execute("set local statement_timeout = '5min'")
-            row = conn.execute(query.encode()).fetchone()
-            failures = int(row[0]) if row else 0
-    except (DatabaseTrouble, DatabaseRefused) as caught:
-        if conn.closed:
-            raise
-        error = str(caught)
-    except (TypeError, ValueError):
-        error = "The query does not return one number. Correct it in dw_quality_checks."
-    return CheckResult(name, severity, failures == 0, failures, error, round(time.monotonic() - began, 6), description)
-
-
-def apply_roles(url: str) -> list[str]:
-    """Create or update the database roles of `sql/roles`; the names of the files, in order.
-
-    Not part of a migration: it takes a login that may create roles.
-
-    Raises:
-        DatabaseRefused: the login may not.
-        DatabaseTrouble: the connection was lost.
-    """
-    files = sorted((sql_dir() / "roles").glob("*.sql"))
-    with connect(url, name="trialsync roles") as conn, translated():
-        for path in files:
-            conn.execute(path.read_bytes())
-        conn.commit()
-    return [path.stem for path in files]
 
 
 def _steps(conn: Connection) -> list[_Step]:

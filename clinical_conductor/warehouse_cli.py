@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clinical_conductor import console, database, warehouse
+from clinical_conductor import console, database, migrations, quality, warehouse
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.logs import configure_logging
 from clinical_conductor.settings import load_settings
@@ -70,7 +70,7 @@ def check_command(
     as_json: AsJson = False,
 ) -> None:
     """Check the data of the warehouse. Exit code 1 when a check of severity error fails; warnings are reported."""
-    results = warehouse.run_checks(_database_url(), names=name)
+    results = quality.run_checks(_database_url(), names=name)
     rows = [
         {**asdict(row), "check": row.name, "result": "passed" if row.passed else "failed"}
         for row in sorted(results, key=lambda row: (row.passed, row.severity, row.name))
@@ -85,7 +85,7 @@ def check_command(
 
 def roles_command() -> None:
     """Create or update the database roles: loader, transformer, analyst, PHI reader and monitor."""
-    for name in warehouse.apply_roles(_database_url()):
+    for name in migrations.apply_roles(_database_url()):
         print(f"trialsync_{name.partition('_')[2]}")  # noqa: T201
 
 
@@ -103,5 +103,5 @@ def _database_url() -> str:
     configure_logging(settings)
     url = database.database_url(settings)
     with database.connect(url) as conn:
-        database.migrate(conn)
+        migrations.migrate(conn)
     return url

@@ -13,8 +13,9 @@ from clinical_conductor.catalog import join_key, split_key
 from clinical_conductor.simulator.document import DOCUMENT_PATH, write_document
 from clinical_conductor.simulator.odata import BadQuery, Query, Selector, known_properties, parse_query, split_query
 from clinical_conductor.simulator.routes import RECORD_PARENTS, ROUTES, Route
+from clinical_conductor.simulator.rows import Rows
 from clinical_conductor.simulator.shapes import TABLES
-from clinical_conductor.simulator.world import Rows, World
+from clinical_conductor.simulator.world import World
 
 BASE_PATH = "/CCSWEB"
 

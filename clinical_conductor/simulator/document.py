@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from clinical_conductor.simulator.routes import Route
-from clinical_conductor.simulator.world import Rows, World
+from clinical_conductor.simulator.rows import Rows
+from clinical_conductor.simulator.world import World
 
 DOCUMENT_PATH = "/api/docs/v1"
 _LOOKED_AT = 20

@@ -34,8 +34,9 @@ from typing import Any
 
 from clinical_conductor.simulator.api import BASE_PATH, Answer, Api, Request
 from clinical_conductor.simulator.routes import ROUTES, table_of
+from clinical_conductor.simulator.rows import Rows
 from clinical_conductor.simulator.templates import mix
-from clinical_conductor.simulator.world import Rows, World
+from clinical_conductor.simulator.world import World
 
 _INSTEAD = frozenset({"throttle", "throttle-date", "error", "unauthorised", "not-found", "not-implemented"})
 _IN_QUERY = frozenset(

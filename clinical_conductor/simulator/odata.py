@@ -13,9 +13,10 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
+from clinical_conductor.simulator.rows import Rows
 from clinical_conductor.simulator.shapes import Table
 from clinical_conductor.simulator.templates import properties
-from clinical_conductor.simulator.world import EPOCH, Rows, World
+from clinical_conductor.simulator.world import EPOCH, World
 
 _OPTIONS = frozenset({"$top", "$skip", "$filter", "$orderby", "$count"})
 _TERM = re.compile(r"\s*([A-Za-z]\w*(?:/[A-Za-z]\w*)*)\s+(eq|gt|ge|lt|le)\s+('(?:[^']|'')*'|[^\s']+(?:'[^']*')?)\s*")

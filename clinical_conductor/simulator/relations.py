@@ -7,16 +7,14 @@ ancestor (a subject's arm is one of its study's), or any row that never vanishes
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date, timedelta
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from clinical_conductor.simulator.pools import POOLS
+from clinical_conductor.simulator.rows import DAY_MS, Rows
 from clinical_conductor.simulator.templates import Compute
-
-if TYPE_CHECKING:
-    from clinical_conductor.simulator.world import Rows, World
 
 Related: TypeAlias = Callable[[int, int], "int | None"]
 """(row, hash) → the related row."""
@@ -24,7 +22,6 @@ Related: TypeAlias = Callable[[int, int], "int | None"]
 _REFERENCE = re.compile(r"(\??)@(\w+?)(?:/(\d))?(?:\.(\w+))?")
 _FIRST_DAY = date(2020, 1, 1)
 _TODAY = (date(2026, 6, 1) - _FIRST_DAY).days
-_MS_OF_DAY = 86_400_000
 _START_MS = 6 * 3_600_000  # EPOCH's hour
 
 _VIA = {
@@ -57,8 +54,9 @@ _FIRST, _LAST, _RACE, _ETHNICITY = (_quoted(POOLS[name]) for name in ("first", "
 class Relations:
     """Gives the function behind every computed kind of a shape."""
 
-    def __init__(self, world: World) -> None:
-        self._tables = world.tables
+    def __init__(self, tables: Mapping[str, Rows]) -> None:
+        """`tables` are all of the world's, by name."""
+        self._tables = tables
         self._caches: dict[str, Callable[[int], bytes]] = {}
 
     def resolve(self, table: str, kind: str) -> Compute:
@@ -240,7 +238,7 @@ class Relations:
     # -- times
 
     def _modified(self, rows: Rows, row: int, _h: int, _v: int) -> bytes:
-        days, ms = divmod(rows.modified(row) + _START_MS, _MS_OF_DAY)
+        days, ms = divmod(rows.modified(row) + _START_MS, DAY_MS)
         seconds, ms = divmod(ms, 1000)
         return b'%bT%02d:%02d:%02d.%03dZ"' % (
             _day(_TODAY + days)[:11],

@@ -16,8 +16,9 @@ from typing import Any
 
 from clinical_conductor.simulator.api import BASE_PATH, Answer, Api, Behaviour, Request
 from clinical_conductor.simulator.faults import Fault, Faults
+from clinical_conductor.simulator.rows import Ids
 from clinical_conductor.simulator.server import Server
-from clinical_conductor.simulator.world import Ids, World
+from clinical_conductor.simulator.world import World
 
 CONTROL_PATH = "/_simulator/"
 _LOG_LENGTH = 200_000

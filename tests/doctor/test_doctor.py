@@ -13,7 +13,8 @@ import pytest
 
 from clinical_conductor import cli
 from clinical_conductor.catalog import ENDPOINTS, find_endpoint
-from clinical_conductor.doctor import Finding, Report, examine, show
+from clinical_conductor.diagnosis import Finding, Report, examine
+from clinical_conductor.doctor import show
 from clinical_conductor.probing import Pace, Witness, find_access, probe_all
 from clinical_conductor.settings import Settings
 from clinical_conductor.simulator import Simulator
@@ -481,12 +482,12 @@ def test_findings_come_with_the_worst_first_and_clock_and_pace_are_judged(simula
     report = Report()
     assert report.severity == "ok"
     report.pace = Pace(20, 3, 0.5, 2.5, 5.0)
-    from clinical_conductor.doctor import _judge_api, _skew, sorted_findings
+    from clinical_conductor.diagnosis import _judge_api, skew, sorted_findings
 
     _judge_api(report, settings_for(simulator))
     assert [finding.level for finding in sorted_findings(report.findings)] == ["warning", "note", "note"]
     assert "asked for a pause 3 times" in texts(report, "warning")[0]
-    assert (_skew(-90.0), _skew(7200.0), _skew(-400_000.0)) == (
+    assert (skew(-90.0), skew(7200.0), skew(-400_000.0)) == (
         "90.0 seconds behind",
         "2.0 hours ahead of",
         "4.6 days behind",

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import clinical_conductor
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -44,6 +46,18 @@ def test_links_and_the_map_of_the_tree_lead_somewhere() -> None:
     ]
     for name in (*linked, *mapped):
         assert (ROOT / name).exists(), name
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."}
+    assert folders - {name.split("/")[0] for name in mapped} <= {"build", "dist", "htmlcov", "venv"}
+
+
+def test_the_maps_name_every_room_of_the_package_and_of_the_tests() -> None:
+    package = ROOT / "clinical_conductor"
+    rooms = {path.stem for path in package.glob("*.py")} | {path.parent.name for path in package.glob("*/__init__.py")}
+    named = set(re.findall(r"\b[a-z_]+\b", clinical_conductor.__doc__ or ""))
+    assert rooms - named == {"__init__"}
+    rooms = {path.parent.name for path in (ROOT / "tests").glob("*/__init__.py")} - {"fixtures"}
+    (row,) = re.findall(r"^\| `tests/` \| (.*?);", README, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", row)) == rooms
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +87,9 @@ def test_the_wheel_holds_the_sql_the_types_and_nothing_else_of_the_checkout(unpa
 
 def test_the_wheel_works_without_a_checkout(unpacked_wheel: Path, tmp_path: Path) -> None:
     code = (
-        "from clinical_conductor import database, __file__ as where\n"
+        "from clinical_conductor import migrations, __file__ as where\n"
         "from clinical_conductor.cli import main\n"
-        "print(where, database.sql_dir())\n"
+        "print(where, migrations.sql_dir())\n"
         "main(['list'])\n"
     )
     done = subprocess.run(

@@ -11,6 +11,7 @@ from shutil import copytree
 import pytest
 
 from clinical_conductor import database as db
+from clinical_conductor import migrations
 from clinical_conductor.catalog import BY_JOB_ID, ENDPOINTS
 from clinical_conductor.errors import MigrationError
 
@@ -37,19 +38,19 @@ def migrated(database: str) -> Iterator[db.Connection]:
 @pytest.fixture
 def own_sql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of sql/ that a test may change."""
-    folder = copytree(db.sql_dir(), tmp_path / "sql")
-    monkeypatch.setattr(db, "sql_dir", lambda: folder)
+    folder = copytree(migrations.sql_dir(), tmp_path / "sql")
+    monkeypatch.setattr(migrations, "sql_dir", lambda: folder)
     return folder
 
 
 def test_an_empty_database_gets_everything_quickly_and_only_once(empty: db.Connection) -> None:
-    due = db.pending(empty)
+    due = migrations.pending(empty)
     assert due[:2] == ["0000_schema_migrations", "0001_control"]
     started = time.monotonic()
-    assert db.migrate(empty) == due
+    assert migrations.migrate(empty) == due
     assert time.monotonic() - started < 30
-    assert db.pending(empty) == []
-    assert db.migrate(empty) == []
+    assert migrations.pending(empty) == []
+    assert migrations.migrate(empty) == []
 
 
 def test_every_catalog_table_has_the_same_columns_and_the_unique_key(migrated: db.Connection) -> None:
@@ -106,7 +107,7 @@ def test_what_an_operator_changed_survives_the_next_migration(migrated: db.Conne
     )
     migrated.execute("update dw_schema_migrations set content_hash = '' where name = 'catalog'")
     migrated.commit()
-    assert db.migrate(migrated) == ["catalog"]
+    assert migrations.migrate(migrated) == ["catalog"]
     row = migrated.execute(
         "select is_active, source_endpoint, category, resource from dw_etl_jobs where id = 2"
     ).fetchone()
@@ -116,13 +117,13 @@ def test_what_an_operator_changed_survives_the_next_migration(migrated: db.Conne
 def test_two_installers_at_once_do_it_once(empty_database: str) -> None:
     def install() -> list[str]:
         with db.connect(empty_database) as conn:
-            return db.migrate(conn)
+            return migrations.migrate(conn)
 
     with ThreadPoolExecutor(3) as pool:
         done = [future.result() for future in [pool.submit(install) for _ in range(3)]]
     assert sorted(map(len, done))[:2] == [0, 0]
     with db.connect(empty_database) as conn:
-        assert db.pending(conn) == []
+        assert migrations.pending(conn) == []
 
 
 def test_changed_objects_are_applied_again_and_numbered_files_must_not_change(
@@ -130,31 +131,31 @@ def test_changed_objects_are_applied_again_and_numbered_files_must_not_change(
 ) -> None:
     view = own_sql / "bronze" / "zz_view.sql"
     view.write_text("create or replace view zz_view as select 1 as a;")
-    assert db.pending(migrated) == ["bronze objects"]
-    assert db.migrate(migrated) == ["bronze objects"]
+    assert migrations.pending(migrated) == ["bronze objects"]
+    assert migrations.migrate(migrated) == ["bronze objects"]
     assert migrated.execute("select a from zz_view").fetchone() == (1,)
 
     numbered = own_sql / "migrations" / "0001_control.sql"
     numbered.write_text(numbered.read_text() + "\n-- changed\n")
     with pytest.raises(MigrationError, match="0001_control was changed after"):
-        db.pending(migrated)
+        migrations.pending(migrated)
     with pytest.raises(MigrationError, match="new numbered file"):
-        db.migrate(migrated)
+        migrations.migrate(migrated)
 
 
 def test_a_failing_file_is_named_leaves_nothing_and_can_be_repaired(migrated: db.Connection, own_sql: Path) -> None:
     broken = own_sql / "migrations" / "9000_broken.sql"
     broken.write_text("create table half (a integer); select a from no_such_table;")
     with pytest.raises(MigrationError, match=r'9000_broken .* relation "no_such_table" does not exist'):
-        db.migrate(migrated)
+        migrations.migrate(migrated)
     assert migrated.execute("select to_regclass('half')").fetchone() == (None,)
     broken.write_text("create table whole (a integer);")
-    assert db.migrate(migrated) == ["9000_broken"]
+    assert migrations.migrate(migrated) == ["9000_broken"]
     assert not migrated.autocommit
 
 
 def test_pending_is_cheap(migrated: db.Connection) -> None:
     started = time.perf_counter()
     for _ in range(10):
-        assert db.pending(migrated) == []
+        assert migrations.pending(migrated) == []
     assert (time.perf_counter() - started) / 10 < 0.5

@@ -17,7 +17,8 @@ import pytest
 
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.simulator import Simulator
-from clinical_conductor.source import ClinicalConductorClient, clinical_conductor, sample
+from clinical_conductor.scripting import ClinicalConductorClient
+from clinical_conductor.source import clinical_conductor, sample
 
 
 @pytest.fixture(autouse=True)

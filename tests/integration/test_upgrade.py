@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from clinical_conductor import database as db
-from clinical_conductor import runs
+from clinical_conductor import migrations, runs
 from clinical_conductor.catalog import find_endpoint
 from clinical_conductor.context import RunOptions
 from clinical_conductor.errors import MigrationError
@@ -145,7 +145,7 @@ def upgraded_template(postgres_server: PostgresServer) -> Iterator[str]:
     name = postgres_server.create()
     with db.connect(postgres_server.database_url(name)) as conn:
         make_old(conn)
-        db.migrate(conn)
+        migrations.migrate(conn)
     yield name
     postgres_server.drop(name)
 
@@ -263,7 +263,7 @@ def test_old_runs_belong_to_an_instance_and_their_messages_stay_unsaid(
         make_old(conn)
         conn.execute("insert into dw_etl_runs (job_id, run_status, error_message) values (10, 'failed', 'Jane Doe')")
         conn.commit()
-        db.migrate(conn)
+        migrations.migrate(conn)
         runs_of = "select distinct job_id, source_instance_id from dw_etl_runs order by 1"
         assert conn.execute(runs_of).fetchall() == [(2, 3), (10, 2)]
         rows = [*runs.latest_runs(conn, 10), *runs.run_history(conn, 10)]
@@ -311,7 +311,7 @@ def test_known_wrong_jobs_are_corrected_once_and_operators_keep_the_last_word(up
     upgraded.execute("update dw_etl_jobs set is_active = true, source_endpoint = '/api/v1/users/odata' where id = 4")
     upgraded.execute("update dw_schema_migrations set content_hash = '' where name in ('catalog', 'bronze objects')")
     upgraded.commit()
-    assert "catalog" in db.migrate(upgraded)
+    assert "catalog" in migrations.migrate(upgraded)
     assert upgraded.execute("select is_active from dw_etl_jobs where id = 4").fetchone() == (True,)
 
 
@@ -321,7 +321,7 @@ def test_a_second_upgrade_changes_nothing(upgraded: db.Connection) -> None:
     gone = upgraded.execute("select count(*) from dw_etl_deleted_records").fetchone()
     upgraded.execute("update dw_schema_migrations set content_hash = '' where name = 'catalog'")
     upgraded.commit()
-    assert "catalog" in db.migrate(upgraded)
+    assert "catalog" in migrations.migrate(upgraded)
     assert upgraded.execute(question).fetchone() == before
     assert upgraded.execute("select count(*) from dw_etl_deleted_records").fetchone() == gone
 
@@ -331,8 +331,11 @@ def test_a_killed_upgrade_goes_on_where_it_was(empty_database: str) -> None:
     with db.connect(empty_database) as conn, db.connect(empty_database) as reader:
         make_old(conn)
         reader.execute("lock table dim_subjects_staging in access share mode")
-        script = f"from clinical_conductor import database as d; d.migrate(d.connect({empty_database!r}))"
-        process = subprocess.Popen([sys.executable, "-c", script], cwd=db.sql_dir().parent)
+        script = (
+            "from clinical_conductor import database, migrations;"
+            f"migrations.migrate(database.connect({empty_database!r}))"
+        )
+        process = subprocess.Popen([sys.executable, "-c", script], cwd=migrations.sql_dir().parent)
         try:
             deadline = time.monotonic() + 30
             while conn.execute("select to_regclass('dim_studies_staging_key')").fetchone() == (None,):
@@ -344,13 +347,13 @@ def test_a_killed_upgrade_goes_on_where_it_was(empty_database: str) -> None:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
         reader.rollback()
-        assert "catalog" in db.pending(conn)
+        assert "catalog" in migrations.pending(conn)
         assert archived(conn, "dim_studies_staging") == [("no usable key at upgrade", 2), (SUPERSEDED, 290)]
         conn.commit()
-        assert "catalog" in db.migrate(conn)
+        assert "catalog" in migrations.migrate(conn)
         assert archived(conn, "dim_studies_staging") == [("no usable key at upgrade", 2), (SUPERSEDED, 290)]
         assert staged(conn, "dim_subjects_staging") == [(2, "1", "7"), (2, "2", "7"), (2, "2", "8")]
-        assert db.pending(conn) == []
+        assert migrations.pending(conn) == []
 
 
 def test_a_long_history_is_upgraded_in_seconds_and_gives_its_space_back(empty_database: str) -> None:
@@ -363,7 +366,7 @@ def test_a_long_history_is_upgraded_in_seconds_and_gives_its_space_back(empty_da
         )
         conn.commit()
         started = time.monotonic()
-        db.migrate(conn)
+        migrations.migrate(conn)
         assert time.monotonic() - started < 60
         assert staged(conn, "dim_studies_staging") == [(1, "", key) for key in sorted(map(str, range(1, 151)))]
         size = conn.execute("select pg_relation_size('dim_studies_staging')").fetchone()
@@ -375,12 +378,12 @@ def test_what_cannot_be_upgraded_is_named(empty_database: str) -> None:
     with db.connect(empty_database) as conn:
         conn.execute("create table dim_rooms_staging (id integer, data json)")
         with pytest.raises(MigrationError, match=r"there is a dim_rooms_staging, but .* Rename it and migrate again"):
-            db.migrate(conn)
+            migrations.migrate(conn)
         conn.execute("drop table dim_rooms_staging")
         conn.execute(OLD_TABLE.format(name="dim_rooms_staging"))
         conn.execute("create table dw_other_runs (id integer)")
-        db.migrate(conn)
-        assert db.pending(conn) == []
+        migrations.migrate(conn)
+        assert migrations.pending(conn) == []
 
 
 def test_a_control_table_without_usable_keys_is_refused_before_anything_is_done(empty_database: str) -> None:
@@ -389,5 +392,5 @@ def test_a_control_table_without_usable_keys_is_refused_before_anything_is_done(
             "create table dw_etl_jobs (id integer, name text); insert into dw_etl_jobs values (1, 'a'), (1, 'b')"
         )
         with pytest.raises(MigrationError, match=r"dw_etl_jobs\.id holds 1 repeated or empty keys\. Make them unique"):
-            db.migrate(conn)
+            migrations.migrate(conn)
         assert conn.execute("select to_regclass('dw_etl_runs')").fetchone() == (None,)

@@ -18,9 +18,10 @@ import pytest
 import yaml
 
 from clinical_conductor.alerts import ALERT_SETTINGS
-from clinical_conductor.database import connect, migrate, pending
+from clinical_conductor.cron import check_cron
+from clinical_conductor.database import connect
 from clinical_conductor.embedded import EmbeddedServer
-from clinical_conductor.jobs_config import check_cron
+from clinical_conductor.migrations import migrate, pending
 from clinical_conductor.operations_cli import SERVE_SETTINGS
 from clinical_conductor.settings import Settings
 from tests.fixtures.postgres import VERSION, PostgresServer

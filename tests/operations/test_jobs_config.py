@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from clinical_conductor.catalog import ENDPOINTS
+from clinical_conductor.cron import CronClock, check_cron, fire_times, missed_fires, next_fire
 from clinical_conductor.errors import ConfigurationError
-from clinical_conductor.jobs_config import (
-    UTC,
-    CronClock,
-    JobConfig,
-    check_cron,
-    fire_times,
-    load_jobs_config,
-    load_timezone,
-    missed_fires,
-    next_fire,
-)
+from clinical_conductor.jobs_config import JobConfig, load_jobs_config, load_timezone
 
 ZURICH = ZoneInfo("Europe/Zurich")
 SHIPPED = Path(__file__).parents[2] / "config" / "jobs.yaml"
@@ -70,7 +61,7 @@ jobs:
 def test_nothing_said_is_no_error(tmp_path: Path, text: str) -> None:
     assert load_jobs_config(write(tmp_path, text)) == {}
     assert load_jobs_config(tmp_path / "absent.yaml") == {}
-    assert load_timezone(tmp_path / "absent.yaml") == UTC
+    assert load_timezone(tmp_path / "absent.yaml") == ZoneInfo("UTC")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_the_demo_runs_from_the_wheel_in_an_empty_directory(installed: Path, tmp
 
 
 def test_it_is_the_wheel_that_runs_and_its_sql_is_inside(installed: Path, tmp_path: Path) -> None:
-    code = "import clinical_conductor as c, clinical_conductor.database as d; print(c.__file__); print(d.sql_dir())"
+    code = "import clinical_conductor as c, clinical_conductor.migrations as m; print(c.__file__); print(m.sql_dir())"
     done = run(installed / "python", "-c", code, cwd=tmp_path)
     package, sql = map(Path, done.stdout.splitlines())
     assert package.parent == sql.parent

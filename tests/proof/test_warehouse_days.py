@@ -25,8 +25,9 @@ from typing import Any
 import pytest
 
 from clinical_conductor.catalog import ENDPOINTS
+from clinical_conductor.quality import run_checks
 from clinical_conductor.simulator import Simulator, SimulatorProcess
-from clinical_conductor.warehouse import run_checks, transform
+from clinical_conductor.warehouse import transform
 from tests.fixtures.pipeline import Pipeline
 from tests.fixtures.simulator import SMALL
 

@@ -18,7 +18,7 @@ import requests_mock
 
 from clinical_conductor import client as client_module
 from clinical_conductor import pacing
-from clinical_conductor.client import Client, Limiter, Tally, encode_query
+from clinical_conductor.client import Client, encode_query
 from clinical_conductor.errors import (
     BadRequest,
     ConfigurationError,
@@ -34,6 +34,7 @@ from clinical_conductor.errors import (
     UnreadableAnswer,
 )
 from clinical_conductor.odata import ODataPaginator
+from clinical_conductor.pacing import Limiter, Tally
 from clinical_conductor.settings import Settings
 
 BASE = "https://ccs.example.com/CCSWEB"

@@ -12,8 +12,8 @@ import requests_mock
 import clinical_conductor as package
 from clinical_conductor.catalog import ENDPOINTS
 from clinical_conductor.errors import ConfigurationError
+from clinical_conductor.scripting import ClinicalConductorClient
 from clinical_conductor.source import (
-    ClinicalConductorClient,
     Record,
     _moment,
     clinical_conductor,

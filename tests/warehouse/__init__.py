@@ -1,1 +1,0 @@
-"""The warehouse against a real PostgreSQL."""

@@ -8,7 +8,8 @@ import psycopg
 import pytest
 
 from clinical_conductor.errors import ConfigurationError
-from clinical_conductor.warehouse import run_checks, transform
+from clinical_conductor.quality import run_checks
+from clinical_conductor.warehouse import transform
 from tests.warehouse.staged import stage
 
 EVENT = {

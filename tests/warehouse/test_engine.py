@@ -11,7 +11,8 @@ import pytest
 
 from clinical_conductor.database import connect
 from clinical_conductor.errors import ConfigurationError, DatabaseRefused
-from clinical_conductor.warehouse import MASTERS, ProcedureResult, TransformationEngine, run_checks, transform
+from clinical_conductor.quality import run_checks
+from clinical_conductor.warehouse import MASTERS, ProcedureResult, TransformationEngine, transform
 from tests.warehouse.staged import stage
 
 SUBJECT = {"study": {"id": 12}, "status": "Screened", "enrollmentDate": "2025-01-01"}

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from clinical_conductor.database import connect
-from clinical_conductor.warehouse import run_checks, transform
+from clinical_conductor.quality import run_checks
+from clinical_conductor.warehouse import transform
 from tests.warehouse.staged import stage
 
 TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)

@@ -10,7 +10,9 @@ import pytest
 from psycopg import errors, sql
 
 from clinical_conductor.database import connect
-from clinical_conductor.warehouse import apply_roles, run_checks, transform
+from clinical_conductor.migrations import apply_roles
+from clinical_conductor.quality import run_checks
+from clinical_conductor.warehouse import transform
 from tests.warehouse.staged import stage
 
 ROLES = ("loader", "transformer", "analyst", "phi_reader", "monitor")
