@@ -15,6 +15,7 @@ import requests
 
 from clinical_conductor.catalog import ENDPOINTS
 from tests.e2e.conftest import CommandLine
+from tests.fixtures.processes import wait_for
 
 KEYS = {
     "job_id",
@@ -202,14 +203,6 @@ def test_a_dry_run_on_a_filled_database_counts_what_is_owed(
     (plan,) = json.loads(etl("plan", "--resources", "study_arms", "--json").stdout)
     assert (plan["parents_owed"], plan["requests"]) == (studies, studies)
     assert query(empty_database, "select max(id), count(*) from dw_etl_runs") == before
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Return as soon as `condition` holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

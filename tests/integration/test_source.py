@@ -16,8 +16,8 @@ import duckdb
 import pytest
 
 from clinical_conductor.errors import ConfigurationError
-from clinical_conductor.simulator import Simulator
 from clinical_conductor.scripting import ClinicalConductorClient
+from clinical_conductor.simulator import Simulator
 from clinical_conductor.source import clinical_conductor, sample
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import requests
 from clinical_conductor import cli
 from clinical_conductor.database import connect
 from clinical_conductor.simulator import Simulator
+from tests.fixtures.processes import free_port
 from tests.operations.sinks import web_sink
 
 Main = Callable[..., tuple[int, str, str]]
@@ -108,14 +108,8 @@ def test_alerts_are_tried_and_checked(main: Main, monkeypatch: pytest.MonkeyPatc
         assert "Not sent: Slack." in err
 
 
-def free_port() -> str:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return str(taken.getsockname()[1])
-
-
 def test_serve_answers_until_it_is_asked_to_end(main: Main, database: str, tmp_path: Path) -> None:
-    metrics_port = free_port()
+    metrics_port = str(free_port())
     token = "0123456789abcdef"
     environment = os.environ | {"METRICS_PORT": metrics_port, "TRIALSYNC_TOKEN": token, "PYTHONUNBUFFERED": "1"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from clinical_conductor.schedule import (
     set_schedule,
 )
 from clinical_conductor.settings import Settings
+from tests.fixtures.processes import wait_for
 from tests.operations.seeding import add_instance, add_run
 
 Conn = psycopg.Connection[Any]
@@ -47,13 +47,6 @@ def scheduled(
 
 def one(conn: Conn, resource: str) -> ScheduledJob:
     return next(job for job in read_schedules(conn) if job.resource == resource)
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_file_seeds_each_row_once_and_the_row_wins_afterwards(conn: Conn) -> None:

@@ -17,6 +17,7 @@ from clinical_conductor.database import connect
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.server import Access, _in_background, _server, create_app, create_metrics_app, readiness, serve
 from clinical_conductor.settings import Settings
+from tests.fixtures.processes import free_port
 from tests.operations.conftest import Nights
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -154,12 +155,6 @@ def test_metrics_have_a_port_of_their_own(shared: Settings) -> None:
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
         assert "trialsync_ledger_up 1.0" in answer.text
         assert requests.get(url, timeout=10).status_code == 404
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def test_serve_offers_all_of_it_and_ends_when_asked(

@@ -13,7 +13,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sysconfig
 import zipfile
@@ -37,6 +36,7 @@ import clinical_conductor
 from clinical_conductor.alerts import ALERT_SETTINGS
 from clinical_conductor.operations_cli import SERVE_SETTINGS
 from clinical_conductor.settings import Settings
+from tests.fixtures.processes import free_port
 from tests.packaging.conftest import ROOT, build, install
 
 DEPLOY = ROOT / "deploy"
@@ -201,12 +201,6 @@ def in_image(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             if not (packages / top).exists():
                 (packages / top).symlink_to(Path(str(distribution.locate_file(top))))
     return home / "bin"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
