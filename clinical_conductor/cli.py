@@ -201,6 +201,8 @@ def status(job_id: OneJob = None, as_json: AsJson = False) -> None:
     console.show_runs(
         rows if as_json else shown, _columns(STATUS_COLUMNS, rows), as_json=as_json, empty="This job is switched off."
     )
+    if not as_json:
+        console.show_mending([row for row in rows if row["is_active"]])
 
 
 @app.command()
@@ -269,6 +271,7 @@ def retry(
     from clinical_conductor.context import RunOptions
     from clinical_conductor.execution import open_database, run_and_report
     from clinical_conductor.jobs_config import load_jobs_config
+    from clinical_conductor.remedies import wants_retry
 
     settings = _settings()
     with open_database(settings) as conn:
@@ -277,14 +280,18 @@ def retry(
     if run_id is not None and not rows:
         raise ConfigurationError(f"There is no run {run_id}. `trialsync-etl history` shows the latest ones.")
     if failed:
-        rows = [row for row in latest if row["run_status"] == "failed" or row["error_type"] == runs.SKIPPED]
-        rows = [row for row in rows if instance in (None, row["instance_name"])]
+        rows = [
+            row
+            for row in latest
+            if wants_retry(row["run_status"], row["error_type"]) and instance in (None, row["instance_name"])
+        ]
     else:
         lower = waiting_for(find_endpoint(rows[0]["job_id"]), load_jobs_config(settings.jobs_file))
         rows += [
             row
             for row in latest
-            if row["error_type"] == runs.SKIPPED
+            if row["run_status"] == "skipped"
+            and wants_retry("skipped", row["error_type"])
             and row["resource"] in lower
             and row["instance_name"] == rows[0]["instance_name"]
         ]

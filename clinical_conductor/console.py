@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clinical_conductor.errors import ConfigurationError, TrialSyncError
+from clinical_conductor.remedies import fewest_commands, remedy_for, wants_retry
 
 STATUS_COLOURS = {"success": "green", "failed": "bold red", "running": "cyan", "skipped": "yellow"}
 FINISHED = frozenset({"success", "failed", "skipped"})
@@ -187,7 +188,19 @@ def show_summary(jobs: Sequence[Row], seconds: float) -> None:
     console.print(table)
     for note in _notes(jobs):
         console.print(note, soft_wrap=True)
+    show_mending(jobs)
     console.print(_totals(jobs, seconds), soft_wrap=True)
+
+
+def show_mending(jobs: Iterable[Row]) -> None:
+    """What to type about the jobs that failed: as few commands as will do."""
+    commands = [
+        remedy_for(job["error_type"], job_id=job["job_id"], resource=job["resource"], run_id=job["run_id"]).command
+        for job in jobs
+        if wants_retry(job.get("status") or job.get("run_status"), job["error_type"])
+    ]
+    for command in fewest_commands(commands):
+        output().print(Text.assemble(("mend", "bold cyan"), f"    {command}"), soft_wrap=True)
 
 
 def _notes(jobs: Sequence[Row]) -> Iterable[Text]:

@@ -24,6 +24,8 @@
         ├── JobLocked                        another run holds this table
         ├── Interrupted                      the process was asked to stop (SIGTERM, SIGINT, a deadline)
         ├── JobTimedOut                      the job took longer than its timeout_seconds
+        ├── DependencyFailed                 a job that this one needs failed, so it was skipped
+        ├── BudgetSpent                      --max-requests or --deadline was spent before its turn, so it was skipped
         ├── RunFenced                        this run was closed by someone else while it worked
         ├── WorkspaceTrouble                 no room, or no permission, for work files under TRIALSYNC_HOME
         ├── DatabaseRefused                  constraint, permission, unsupported server
@@ -174,6 +176,14 @@ class JobTimedOut(FatalError):
     """The job took longer than its timeout_seconds: what is committed stays, the rest is owed."""
 
     category = "api"
+
+
+class DependencyFailed(FatalError):
+    """A job that this one needs did not succeed in the same run, so it was skipped."""
+
+
+class BudgetSpent(FatalError):
+    """The budget of a run (--max-requests, --deadline) was spent before the job's turn, so it was skipped."""
 
 
 class RunFenced(FatalError):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from clinical_conductor.ledger import Job, Night, Run
+from clinical_conductor.ledger import Check, Job, Night, Run, Transformation
 from clinical_conductor.remedies import Remedy, remedy_for
 
 NIGHT = timedelta(hours=24)
@@ -46,8 +46,10 @@ def remedy_of(health: str, job_id: int, resource: str, runs: Sequence[Run]) -> R
     return None
 
 
-def night_of(jobs: Iterable[Job], now: datetime) -> Night:
-    """The last 24 hours of the active jobs."""
+def night_of(
+    jobs: Iterable[Job], transformations: Iterable[Transformation], checks: Iterable[Check], now: datetime
+) -> Night:
+    """The last 24 hours of the active jobs, and what the warehouse made of them."""
     active = [job for job in jobs if job.active]
     window = [
         job.last
@@ -56,12 +58,22 @@ def night_of(jobs: Iterable[Job], now: datetime) -> Night:
     ]
     counts = Counter(run.status for run in window)
     bad = Counter(job.health for job in active)
-    broken = bad["failed"] + bad["stuck"]
+    blocked = sum(run.status == "skipped" and run.error_type == "DependencyFailed" for run in window)
+    broken = bad["failed"] + bad["stuck"] + bad["overdue"] + blocked
+    procedures = sum(step.status == "failed" for step in transformations)
+    quality = sum(check.severity == "error" and not check.passed for check in checks)
     changed = sum(run.changed for run in window)
-    if broken or bad["overdue"]:
+    ran = len(window) - counts["skipped"]
+    of_all = "All" if ran == len(window) else f"{ran} of"
+    everything = "1 job ran" if ran == len(window) == 1 else f"{of_all} {len(window)} jobs ran"
+    if broken or procedures or quality:
         verdict = "failed"
         parts = [f"{bad[word]} {word}" for word in ("failed", "stuck", "overdue") if bad[word]]
-        headline = f"{', '.join(parts)} of {len(active)} jobs"
+        parts += [f"{blocked} skipped"] if blocked else []
+        headline = f"{', '.join(parts)} of {len(active)} jobs" if broken else everything if window else ""
+        more = [f"{procedures} procedure{'s' * (procedures > 1)} failed"] if procedures else []
+        more += [f"{quality} data quality error{'s' * (quality > 1)}"] if quality else []
+        headline = "; ".join(part for part in (headline, *more) if part)
     elif counts["running"]:
         verdict = "running"
         headline = f"Running: {len(window) - counts['running']} of {len(window)} jobs done"
@@ -69,15 +81,16 @@ def night_of(jobs: Iterable[Job], now: datetime) -> Night:
         verdict, headline = "silent", "Nothing ran in the last 24 hours"
     elif bad["attention"]:
         verdict = "attention"
-        headline = f"All {len(window)} jobs ran; {bad['attention']} left something behind"
+        headline = f"{everything}; {bad['attention']} left something behind"
     else:
         verdict = "good"
-        headline = f"All {len(window)} jobs ran; {changed:,} rows changed"
+        headline = f"{everything}; {changed:,} rows changed"
     ended = [run.completed_at for run in window if run.completed_at]
     return Night(
         verdict=verdict,
         headline=headline,
         counts=dict(counts),
+        blocked=blocked,
         began_at=min((run.started_at for run in window), default=None),
         ended_at=max(ended, default=None) if not counts["running"] else None,
         inserted=sum(run.inserted for run in window),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 
-from clinical_conductor.remedies import Remedy
+from clinical_conductor.remedies import QUALITY, TRANSFORMATION, Remedy, fewest_commands
 
 HEALTH = ("failed", "stuck", "overdue", "attention", "running", "ok", "skipped", "never", "inactive")
 """What a job can be, worst first."""
@@ -111,6 +111,8 @@ class Night:
     headline: str
     counts: Mapping[str, int]
     """Jobs per status of their latest run in the window."""
+    blocked: int
+    """Jobs that were skipped because one that they need failed."""
     began_at: datetime | None
     ended_at: datetime | None
     inserted: int
@@ -197,3 +199,22 @@ class Snapshot:
     def failed_checks(self) -> tuple[Check, ...]:
         """The data quality checks that found something."""
         return tuple(check for check in self.checks if not check.passed)
+
+    @property
+    def quality_errors(self) -> tuple[Check, ...]:
+        """The checks of severity error that found something."""
+        return tuple(check for check in self.failed_checks if check.severity == "error")
+
+    @property
+    def failed_procedures(self) -> tuple[Transformation, ...]:
+        """The procedures of the warehouse whose latest run failed."""
+        return tuple(step for step in self.transformations if step.status == "failed")
+
+    @property
+    def commands(self) -> list[str]:
+        """What mends everything that is wrong; [] on a good night."""
+        broken = [job.remedy.command for job in self.troubles if job.remedy and job.health in HEALTH[:3]]
+        blocked = ["trialsync-etl retry --failed"] if self.night.blocked else []
+        procedures = [TRANSFORMATION.command] if self.failed_procedures else []
+        quality = [QUALITY.command] if self.quality_errors else []
+        return fewest_commands([*broken, *blocked, *procedures, *quality])

@@ -65,7 +65,7 @@ def take_snapshot(conn: psycopg.Connection[Any], *, zone: tzinfo = UTC, now: dat
         days = _read_days(conn, now)
         transformations = _read_transformations(conn)
         checks = _read_checks(conn)
-    return Snapshot(now, night_of(jobs, now), jobs, days, transformations, checks, zone)
+    return Snapshot(now, night_of(jobs, transformations, checks, now), jobs, days, transformations, checks, zone)
 
 
 def read_run(conn: psycopg.Connection[Any], run_id: int) -> Run | None:

@@ -19,7 +19,7 @@ from clinical_conductor.catalog import ENDPOINTS, Endpoint, dependency_order
 from clinical_conductor.client import Client
 from clinical_conductor.context import Budget, JobContext, JobResult, RunOptions
 from clinical_conductor.database import connect, database_url, embedded, translated
-from clinical_conductor.errors import ConfigurationError, TrialSyncError
+from clinical_conductor.errors import BudgetSpent, ConfigurationError, DependencyFailed, Interrupted, TrialSyncError
 from clinical_conductor.instances import Instance, ensure_instance, resolve_key
 from clinical_conductor.job import Job, with_override
 from clinical_conductor.jobs_config import DEFAULT_PRIORITY, JobConfig, load_jobs_config
@@ -157,7 +157,7 @@ class _Schedule:
                 if not running:
                     # Only a circle of dependencies could leave jobs that nothing will release.
                     for name in list(self._waiting):
-                        self._skip(name, "it depends on itself through depends_on in config/jobs.yaml")
+                        self._skip(name, ConfigurationError, "it depends on itself through depends_on in jobs.yaml")
                     continue
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -170,12 +170,13 @@ class _Schedule:
         busy = {self._jobs[name].endpoint.table for name in running.values()}
         for name in list(self._waiting):
             if self._context.stop.is_set():
-                self._skip(name, "the process was asked to stop")
+                self._skip(name, Interrupted, "the process was asked to stop")
                 continue
             before = self._after[name]
             failed = [other for other in sorted(before) if other in self._results and not _usable(self._results[other])]
             if failed:
-                self._skip(name, f"{failed[0]}, which it needs, {self._results[failed[0]].status}")
+                status = self._results[failed[0]].status.replace("skipped", "was skipped")
+                self._skip(name, DependencyFailed, f"{failed[0]}, which it needs, {status}")
                 continue
             if len(running) >= self._parallel or not before <= self._results.keys():
                 continue
@@ -183,21 +184,20 @@ class _Schedule:
                 continue
             budget = self._context.budget
             if budget.over() or (self._fan_outs[name] and budget.spent()):
-                self._skip(name, "the budget of this run (--max-requests or --deadline) was spent", runs.BUDGET_SPENT)
+                self._skip(name, BudgetSpent, "the budget of this run (--max-requests or --deadline) was spent")
                 continue
             self._waiting.remove(name)
             busy.add(self._jobs[name].endpoint.table)
             self._context.on_progress(name, {"status": "running"})
             running[pool.submit(self._jobs[name].run)] = name
 
-    def _skip(self, name: str, reason: str, kind: str = runs.SKIPPED) -> None:
-        """Notes a job that does not run, in the ledger too."""
+    def _skip(self, name: str, kind: type[TrialSyncError], reason: str) -> None:
+        """Notes a job that does not run, in the ledger too; the kind says whether a retry is about it."""
         self._waiting.remove(name)
-        job = self._jobs[name]
+        job, why = self._jobs[name], kind(f"{name} was skipped: {reason}.")
         result = job.result
         result.status = "skipped"
-        result.error = f"{name} was skipped: {reason}."
-        result.error_type = kind
+        result.error, result.error_type, result.error_category = str(why), kind.__name__, why.category
         try:
             with connect(self._context.url, autocommit=True) as conn, translated():
                 result.run_id = runs.open_run(
@@ -207,7 +207,7 @@ class _Schedule:
                     batch_id=self._context.batch_id,
                     retry_of=self._context.options.retry_of,
                 )
-                runs.close_run(conn, result.run_id, "skipped", error_type=kind, error_message=result.error)
+                runs.close_run(conn, result.run_id, "skipped", error=why, error_message=result.error)
         except TrialSyncError as error:
             log.warning("skip_not_recorded", resource=name, error=str(error))
         self._results[name] = result

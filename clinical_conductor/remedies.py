@@ -5,6 +5,8 @@ The dashboard, the API, the alerts and docs/troubleshooting.md say the same, bec
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -81,9 +83,16 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "Interrupted": Remedy("Somebody ended the run. What was committed stays; go on with it.", _RETRY),
     "JobTimedOut": Remedy(
-        "The job took longer than its timeout_seconds: a slow API, or much to do. What was read is staged; run it "
-        "again for the rest. If it needs longer every night, raise the limit: trialsync-etl schedule --timeout.",
+        "It took longer than its timeout_seconds: a slow API, or much to do. What was read is staged; run it again for "
+        "the rest.",
         _RETRY,
+    ),
+    "DependencyFailed": Remedy(
+        "A job that it needs failed, so it did not begin. Once that one is mended, this runs both.",
+        "trialsync-etl retry --failed",
+    ),
+    "BudgetSpent": Remedy(
+        "The budget of the run was spent before its turn. Nothing to do: it comes first next time.", _AGAIN
     ),
     "MigrationError": Remedy("The schema could not be brought up to date.", "trialsync-etl db migrate"),
     # Not classes of errors.py: what the ledger itself shows.
@@ -101,6 +110,21 @@ REMEDIES: dict[str, Remedy] = {
     ),
 }
 
+NO_LEDGER: dict[str, Remedy] = {
+    "DatabaseTrouble": Remedy("the database cannot be reached", "trialsync-etl doctor"),
+    "DatabaseFull": Remedy("the disk of the database is full", "trialsync-etl doctor"),
+    "DatabaseRefused": Remedy("the database refuses the loader", "trialsync-etl doctor"),
+    "MigrationError": Remedy("the schema cannot be brought up to date", "trialsync-etl db migrate"),
+}
+"""What it means when the ledger itself cannot be used, in the middle of a sentence, and the command that tells more."""
+
+TRANSFORMATION = Remedy(
+    "A procedure of silver or gold failed; staging is as it should be. The dashboard tells why, under Warehouse.",
+    "trialsync-etl transform",
+)
+
+QUALITY = Remedy("A check of the data found rows that should not be.", "trialsync-etl check")
+
 UNKNOWN = Remedy("The job failed unexpectedly. What was committed stays; run it again and read the log.", _RETRY)
 
 
@@ -115,3 +139,29 @@ def remedy_for(kind: str | None, *, job_id: int, resource: str, run_id: int | No
     if run_id is None:
         template = template.replace("retry --run-id {run}", "run --job-id {job}")
     return Remedy(remedy.meaning, template.format(job=job_id, resource=resource, run=run_id))
+
+
+def wants_retry(status: str | None, kind: str | None) -> bool:
+    """Whether `retry --failed` runs a job again: it failed, or was skipped for another reason than its budget."""
+    return status == "failed" or (status == "skipped" and kind in ("DependencyFailed", "Interrupted"))
+
+
+_MANY = (
+    (re.compile(r"trialsync-etl retry --(run-id \d+|failed)"), "trialsync-etl retry --failed"),
+    (re.compile(r"trialsync-etl run --job-id \d+"), "trialsync-etl run"),
+)
+"""Commands of one job, and the one that does the same for all jobs."""
+
+
+def fewest_commands(commands: Iterable[str]) -> list[str]:
+    """What mends several troubles with the least typing. Runs and retries bring silver and gold up to date, too.
+
+    >>> fewest_commands(["trialsync-etl retry --run-id 7", "trialsync-etl doctor", "trialsync-etl retry --run-id 9"])
+    ['trialsync-etl retry --failed', 'trialsync-etl doctor']
+    """
+    found = list(dict.fromkeys(commands))
+    for pattern, all_of_them in _MANY:
+        if sum(pattern.fullmatch(command) is not None for command in found) > 1:
+            found = list(dict.fromkeys(all_of_them if pattern.fullmatch(command) else command for command in found))
+    loading = any(command.startswith(("trialsync-etl retry", "trialsync-etl run")) for command in found)
+    return [command for command in found if not (loading and command == TRANSFORMATION.command)]

@@ -21,8 +21,6 @@ from psycopg.types.json import Jsonb
 from clinical_conductor.errors import JobLocked, RunFenced, TrialSyncError
 from clinical_conductor.processes import is_alive
 
-SKIPPED, BUDGET_SPENT = "Skipped", "BudgetSpent"
-"""error_type of a skipped run: something it needs went wrong (a retry takes it along), or its own budget was spent."""
 LOCK_SECONDS = 1.0
 """How long a lock is asked for: a killed process's session, and a start that looks for dead runs, hold it so long."""
 
@@ -261,7 +259,6 @@ def close_run(
     *,
     traffic: Traffic | None = None,
     error: BaseException | None = None,
-    error_type: str | None = None,
     error_message: str | None = None,
     warning: str | None = None,
     stages: Mapping[str, float] | None = None,
@@ -270,7 +267,6 @@ def close_run(
     """Closes a run that is still open; does nothing to one that is closed.
 
     Args:
-        error_type: The error's class, where there is no exception to take it from.
         details: Further columns of dw_etl_runs: parents_total, parents_fetched, parents_failed, parents_owed,
             upstream_count, staged_count.
     """
@@ -305,7 +301,7 @@ def close_run(
             "run": run_id,
             "status": status,
             "message": error_message,
-            "type": type(error).__name__ if error else error_type,
+            "type": type(error).__name__ if error else None,
             "category": error.category if isinstance(error, TrialSyncError) else ("system" if error else None),
             "warning": warning,
             "stages": Jsonb({name: round(value, 3) for name, value in (stages or {}).items()}),

@@ -328,8 +328,11 @@ def _guard(app: FastAPI, access: Access) -> None:
         return response
 
     @app.exception_handler(TrialSyncError)
-    async def trouble(_request: Request, error: TrialSyncError) -> Response:
+    async def trouble(request: Request, error: TrialSyncError) -> Response:
         log.warning("a page could not be made", error=error)
+        if request.url.path == "/" or request.url.path.startswith("/runs/"):
+            text = dashboard.trouble_page(type(error).__name__, datetime.now(UTC), UTC, version=app.version)
+            return HTMLResponse(text, 503, HEADERS)
         return JSONResponse({"detail": f"The ledger cannot be read: {type(error).__name__}."}, 503, HEADERS)
 
 

@@ -272,7 +272,7 @@ class Sync:
         )
         try:
             if owed:
-                self._take_all(iter(fan_out))
+                self._take_all(self._timed(iter(fan_out)))
         finally:
             details.update(
                 parents_fetched=fan_out.fetched,
@@ -322,12 +322,17 @@ class Sync:
         )
 
     def _read(self, listing: Listing) -> Iterator[Batch | None]:
-        """The batches of a listing, with the time that was spent waiting for them."""
-        batches = read_ahead(listing)
+        """The batches of a listing, read ahead."""
+        return self._timed(read_ahead(listing))
+
+    def _timed(self, batches: Iterator[Batch | None]) -> Iterator[Batch | None]:
+        """The same batches, with the time that was spent waiting for them."""
         while True:
             started = time.monotonic()
-            batch = next(batches, _END)
-            self.account.reading += time.monotonic() - started
+            try:
+                batch = next(batches, _END)
+            finally:
+                self.account.reading += time.monotonic() - started
             if batch is _END:
                 return
             yield batch
@@ -365,8 +370,8 @@ class Sync:
             mean = tally.request_seconds / max(1, tally.requests)
             raise JobTimedOut(
                 f"{self.endpoint.resource}: its timeout of {self.limit.seconds:.0f} s is over after {tally.requests} "
-                f"requests of {mean:.1f} s each. What was read is staged, the rest is owed. If that is normal: "
-                f"`trialsync-etl schedule --job-id {self.endpoint.job_id} --timeout SECONDS`."
+                f"request{'s' * (tally.requests != 1)} of {mean:.1f} s. What was read is staged; run it again for "
+                f"the rest, or give it longer: `trialsync-etl schedule --job-id {self.endpoint.job_id} --timeout N`."
             )
 
     def _staged(self) -> int:

@@ -268,11 +268,21 @@ def test_parents_whose_first_run_failed_are_read_again(
     failing = simulator.fault("error", resource="studies", after=1)
     assert pipeline.one("studies").status == "failed"
     failed = pipeline.one(ARMS)
-    assert (failed.status, failed.error_type) == ("skipped", "Skipped")
+    assert (failed.status, failed.error_type) == ("skipped", "DependencyFailed")
     assert failing.fired
     simulator.faults.clear(simulator.api)
     assert pipeline.one(ARMS).status == "success"
     assert pipeline.differences("studies", ARMS) == {}
+
+
+def test_the_time_of_a_fan_out_is_told_though_it_failed(
+    pipeline_to: Callable[..., Pipeline], simulator: Simulator
+) -> None:
+    pipeline = pipeline_to(simulator, max_retries=0)
+    simulator.fault("latency", path="/arms$", seconds=0.2)
+    simulator.fault("error", path="/arms$", count=1)
+    assert pipeline.one(ARMS).error_type == "ParentFailed"
+    assert pipeline.ledger(ARMS)["stages"]["read"] >= 0.2
 
 
 def test_no_parents_is_a_success_that_says_so(pipeline_to: Callable[..., Pipeline], simulator: Simulator) -> None:

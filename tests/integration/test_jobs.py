@@ -274,7 +274,7 @@ def test_a_job_ends_at_its_timeout_and_keeps_what_it_read(
     simulator.fault("latency", resource="patient_visits", seconds=0.4)
     result = pipeline.one("patient_visits")
     assert (result.status, result.error_type) == ("failed", "JobTimedOut")
-    assert result.error is not None and "timeout of 1 s" in result.error and "requests of 0.4 s each" in result.error
+    assert result.error is not None and "timeout of 1 s" in result.error and "requests of 0.4 s." in result.error
     assert 0 < pipeline.count("patient_visits") == result.inserted
     assert pipeline.ledger("patient_visits")["records_inserted"] == result.inserted
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import psycopg
 import pytest
 
 from clinical_conductor.charts import day_bars, sparkline, stage_timeline
-from clinical_conductor.dashboard import page, run_page, style
+from clinical_conductor.dashboard import page, run_page, trouble_page
 from clinical_conductor.ledger import Check, Day, Snapshot
+from clinical_conductor.markup import style
 from clinical_conductor.monitoring import read_run, read_runs, take_snapshot
 from tests.operations.browser import NAMES, dump_dom
 from tests.operations.conftest import NOW, Nights
@@ -82,6 +84,52 @@ def test_front_page_names_each_trouble_with_its_command(snapshot: Snapshot, nigh
         assert f"{group} " in document.words
     hrefs = {attrs["href"] for attrs in document.all("a")}
     assert f"/runs/{nights['invoices']}" in hrefs
+
+
+def test_first_look_says_what_failed_and_what_to_type(snapshot: Snapshot) -> None:
+    head = page(snapshot).partition('id="needs"')[0]
+    names = [job.resource for job in snapshot.troubles if job.health == "failed"]
+    assert f"<p>{', '.join(names[:4])} and 1 more</p>" in head
+    shown = re.findall(r'<code tabindex="0">(.*?)</code>', head)
+    assert shown == snapshot.commands[:3]
+    assert "trialsync-etl retry --failed" in shown
+
+
+def test_a_warehouse_in_trouble_needs_somebody(conn: Conn) -> None:
+    add_instance(conn)
+    add_run(conn, "studies", NOW)
+    conn.execute(
+        """
+        insert into dw_transformation_runs (procedure_name, status, error, started_at)
+        select 'load_dw_dim_' || n, 'failed', 'PostgreSQL 53100: no room', now() from generate_series(1, 6) as n;
+        insert into dw_quality_results (batch_id, check_name, severity, failures, passed, seconds)
+        values (gen_random_uuid(), 'keys', 'error', 3, false, 0.1);
+        """
+    )
+    text = page(take_snapshot(conn, now=NOW))
+    needs = text.partition('id="needs"')[2].partition('id="jobs"')[0]
+    assert "<h1>1 job ran; 6 procedures failed; 1 data quality error</h1>" in text
+    assert re.findall(r"<h3>([\w ]+) <span[^>]*>(\d+)</span>", needs) == [("Warehouse", "6"), ("Data quality", "1")]
+    assert "load_dw_dim_1, load_dw_dim_2, load_dw_dim_3, load_dw_dim_4 and 2 more" in needs
+    assert re.findall(r'<code tabindex="0">(.*?)</code>', needs) == ["trialsync-etl transform", "trialsync-etl check"]
+
+
+def test_a_page_without_a_ledger_says_what_to_do() -> None:
+    document = Document(trouble_page("DatabaseTrouble", NOW, UTC))
+    assert "The database cannot be reached" in document.words
+    assert [words for words in document.words if words.startswith("trialsync-etl")] == [
+        "trialsync-etl doctor",
+        "trialsync-etl run",
+    ]
+    assert "The ledger cannot be read" in Document(trouble_page("ConfigurationError", NOW, UTC)).words
+
+
+def test_what_a_message_quotes_is_shown_as_code(conn: Conn) -> None:
+    add_instance(conn)
+    said = "rooms: <b>too slow</b>. Give it longer: `trialsync-etl schedule --timeout 9`."
+    add_run(conn, "rooms", NOW, run_status="failed", error_type="JobTimedOut", error_message=said)
+    text = page(take_snapshot(conn, now=NOW))
+    assert "&lt;b&gt;too slow&lt;/b&gt;. Give it longer: <code>trialsync-etl schedule --timeout 9</code>." in text
 
 
 def test_every_job_stands_in_the_table_and_inactive_ones_with_their_reason(snapshot: Snapshot) -> None:
@@ -160,6 +208,22 @@ def test_run_page_tells_where_the_time_went(kept: Nights, nights: dict[str, int]
         assert words in document.text
     assert "too long" in document.words
     assert len([a for a in document.all("a") if str(a["href"]).startswith("/runs/")]) == 4
+
+
+def test_a_run_that_a_later_one_made_good_needs_nobody(conn: Conn) -> None:
+    add_instance(conn)
+    skipped = add_run(
+        conn, "rooms", NOW, run_status="skipped", error_type="DependencyFailed", error_message="sites failed."
+    )
+    run = read_run(conn, skipped)
+    assert run is not None
+    alone = run_page(run, read_runs(conn, job_id=33), [], NOW, UTC)
+    assert "sites failed." in alone
+    assert "trialsync-etl retry --failed" in alone
+    later = add_run(conn, "rooms", NOW)
+    mended = run_page(run, read_runs(conn, job_id=33), [], NOW, UTC)
+    assert "Mend it with" not in mended
+    assert f'Nothing to mend: <a href="/runs/{later}">' in mended
 
 
 def test_run_of_the_existing_system_shows_no_text_of_its_error(conn: Conn) -> None:

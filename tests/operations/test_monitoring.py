@@ -28,6 +28,44 @@ def job(snapshot: Snapshot, resource: str) -> Job:
     return next(job for job in snapshot.jobs if job.resource == resource)
 
 
+def test_jobs_skipped_by_a_failure_count_and_those_that_wait_for_a_budget_do_not(conn: Conn) -> None:
+    add_instance(conn)
+    add_run(conn, "studies", NOW)
+    add_run(conn, "study_arms", NOW, run_status="skipped", error_type="BudgetSpent", error_message="skipped: budget")
+    good = take_snapshot(conn, now=NOW)
+    assert (good.night.verdict, good.night.headline) == ("good", "1 of 2 jobs ran; 0 rows changed")
+    assert good.commands == []
+    add_run(conn, "visits", NOW, run_status="failed", error_type="ServerTrouble")
+    add_run(conn, "study_visit_arms", NOW, run_status="skipped", error_type="DependencyFailed", error_message="skipped")
+    bad = take_snapshot(conn, now=NOW)
+    assert bad.night.headline == f"1 failed, 1 skipped of {len(bad.active)} jobs"
+    add_run(conn, "visits", NOW + timedelta(minutes=1))
+    left = take_snapshot(conn, now=NOW + timedelta(minutes=2))
+    assert (left.night.verdict, left.night.headline) == ("failed", f"1 skipped of {len(left.active)} jobs")
+    assert left.commands == ["trialsync-etl retry --failed"]
+
+
+def test_a_warehouse_in_trouble_makes_a_bad_night(conn: Conn) -> None:
+    add_instance(conn)
+    add_run(conn, "studies", NOW)
+    conn.execute(
+        """
+        insert into dw_transformation_runs (procedure_name, status, started_at) values
+            ('load_dw_dim_study', 'failed', now()), ('load_dw_dim_site', 'failed', now());
+        insert into dw_quality_results (batch_id, check_name, severity, failures, passed, seconds) values
+            (gen_random_uuid(), 'keys', 'error', 3, false, 0.1), (gen_random_uuid(), 'names', 'warning', 3, false, 0.1);
+        """
+    )
+    snapshot = take_snapshot(conn, now=NOW)
+    assert snapshot.night.verdict == "failed"
+    assert snapshot.night.headline == "1 job ran; 2 procedures failed; 1 data quality error"
+    assert snapshot.commands == ["trialsync-etl transform", "trialsync-etl check"]
+    add_run(conn, "sites", NOW, run_status="failed", error_type="ServerTrouble")
+    retry, *others = take_snapshot(conn, now=NOW).commands
+    assert retry.startswith("trialsync-etl retry --run-id ")  # which runs the procedures, too
+    assert others == ["trialsync-etl check"]
+
+
 def test_night_with_trouble(kept: Nights) -> None:
     snapshot = take_snapshot(kept.conn, now=NOW)
     active = [row for row in ENDPOINTS.values() if row.active]

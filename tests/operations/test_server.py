@@ -145,6 +145,7 @@ def test_database_that_is_away_is_said_without_its_address() -> None:
         for path in ("/", "/api/jobs", "/api/runs", "/runs/1"):
             answer = requests.get(url + path, timeout=30)
             assert answer.status_code == 503
+            assert answer.headers["content-type"].startswith("application/json" if "api" in path else "text/html")
             assert "nobody" not in answer.text
             assert "127.0.0.1" not in answer.text
 

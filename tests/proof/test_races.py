@@ -44,7 +44,7 @@ def test_two_runs_of_one_job_never_overlap(database: str, simulator: Simulator, 
             lambda: one.run(*NAMES, allow_mass_delete=True), lambda: other.run(*NAMES, allow_mass_delete=True)
         )
         kinds = {(r.status, r.error_type) for result in results for r in result.values()}
-        assert kinds <= {("success", None), ("failed", "JobLocked"), ("skipped", "Skipped")}, kinds
+        assert kinds <= {("success", None), ("failed", "JobLocked"), ("skipped", "DependencyFailed")}, kinds
         visits = [result["patient_visits"] for result in results]
         assert {r.error_type for r in visits} == {None, "JobLocked"}
         assert one.unsound() == []
