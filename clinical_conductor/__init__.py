@@ -31,7 +31,9 @@ The rooms, in the direction data flows:
     Operations   ledger       what the ledger holds              monitoring   reads it
                  health       whether that is well               remedies     what mends it
                  dashboard    drawn with charts                  server       dashboard, API and health over HTTP
-                 metrics      for Prometheus                     alerts       e-mail, Slack and a ping
+                 markup       what its pages are built of        charts       small drawings in SVG
+                 metrics      for Prometheus                     alerts       what is told, once per trouble
+                 channels     e-mail, Slack and a ping
                  schedule     the loop of `serve`                cron         what a cron expression means
                  jobs_config  config/jobs.yaml                   logs         no secret and no record
 

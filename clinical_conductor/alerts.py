@@ -1,78 +1,50 @@
 """Alerts: one message about what is new since the last one, by e-mail and Slack, and a ping while all is well.
 
-`check_alerts(settings)` looks at the ledger, remembers in dw_alerts what it saw, and tells what is new or over. Every
-trouble is told once per run; at most one message goes out in QUIET_SECONDS, and what comes up meanwhile waits for the
-next one. `serve` checks every minute; a machine with cron calls `trialsync-etl alerts check` after each run. A message
-that cannot be sent is logged, tried again at the next check, and fails nothing.
+`check_alerts(settings)` looks at the ledger, remembers in dw_alerts what it saw, and tells what is new or over. `run`
+and `retry` look when they end, `serve` looks every minute, `trialsync-etl alerts check` for runs that never began.
+Every trouble is told once per run; at most MOST_PER_HOUR messages go out, and what comes up meanwhile waits for the
+next look. A message that cannot be sent is logged, tried again at the next look, and fails nothing.
 
-Messages leave the house, so they hold names of jobs and checks, the kind of error and a command; never the error's
-own text.
+A ledger that cannot be read or written is told, too: once, by a mark in TRIALSYNC_HOME, until it works again.
+
+Messages leave the house, so they hold names of jobs and checks, the kind of error, what it means and a command; never
+the error's own text.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
 
 import psycopg
-import requests
 from psycopg.rows import dict_row
 
+from clinical_conductor.channels import ping, send
 from clinical_conductor.database import connect, database_url, translated
-from clinical_conductor.errors import ConfigurationError, TrialSyncError
+from clinical_conductor.errors import TrialSyncError
 from clinical_conductor.ledger import Job, Snapshot
 from clinical_conductor.logs import get_logger
 from clinical_conductor.monitoring import take_snapshot, zone_of
-from clinical_conductor.settings import Setting, Settings, read_environment
+from clinical_conductor.remedies import NO_LEDGER, QUALITY, REMEDIES, TRANSFORMATION, UNKNOWN, fewest_commands
+from clinical_conductor.settings import Settings
 
 QUIET_SECONDS = 600
-"""At most one message in so long."""
-MOST_LINES = 20
-"""A message names so many troubles; the rest is a number."""
-TIMEOUT_SECONDS = 10
+"""`serve`, which looks again in a minute, leaves so long between two messages: a bad night is one and not six."""
+MOST_PER_HOUR = 6
+"""No more messages than this in an hour, whoever looks."""
+MOST_NAMES = 20
+"""A message names so many jobs per trouble; the rest is a number."""
+MARK = "no-ledger"
+"""Empty file of TRIALSYNC_HOME: the ledger cannot be used. Its time is when that was told, 1970 when it was not yet."""
+MARK_HOLDS = timedelta(hours=12)
+"""A ledger that is still away after so long is told again."""
 
 log = get_logger(__name__)
-
-ALERT_SETTINGS: Mapping[str, Setting] = {
-    "smtp_url": Setting(
-        "ALERT_SMTP_URL", "Mail server for ALERT_EMAIL, such as smtps://user:password@mail.example.com:465", secret=True
-    ),
-    "slack_webhook": Setting("ALERT_SLACK_WEBHOOK", "Slack's incoming-webhook address", secret=True),
-    "ping_url": Setting(
-        "ALERT_PING_URL",
-        "Dead-man switch: pinged while the last night is good, with /fail added when it is not",
-        secret=True,
-    ),
-}
-"""What alerts read besides ALERT_EMAIL, from the environment or .env."""
-
-
-@dataclass(frozen=True, slots=True)
-class Channels:
-    """Where messages go."""
-
-    email: str = ""
-    smtp_url: str = ""
-    slack_webhook: str = ""
-    ping_url: str = ""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The channels that are set."""
-        found = []
-        if self.email and self.smtp_url:
-            found.append("e-mail")
-        if self.slack_webhook:
-            found.append("Slack")
-        if self.ping_url:
-            found.append("ping")
-        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +56,14 @@ class Trouble:
     run_id: int | None
     title: str
     command: str | None
+    what: str
+    """The same of several: "jobs failed: ServerTrouble"."""
+    meaning: str
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells it from others, as the unique index of dw_alerts has it."""
+        return (self.kind, self.subject, self.run_id or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +77,6 @@ class Told:
     """Channels that did not take the message."""
 
 
-def load_channels(
-    settings: Settings, environ: Mapping[str, str] | None = None, *, dotenv: Path | None = Path(".env")
-) -> Channels:
-    """The channels of ALERT_EMAIL and ALERT_SETTINGS.
-
-    Raises:
-        ConfigurationError: an address is none; the message names the variable and not the address.
-    """
-    given = read_environment(environ, dotenv=dotenv)
-    values = {name: (given.get(setting.env) or "").strip() for name, setting in ALERT_SETTINGS.items()}
-    schemes = {"smtp_url": ("smtp", "smtps"), "slack_webhook": ("http", "https"), "ping_url": ("http", "https")}
-    for name, value in values.items():
-        parts = urlsplit(value)
-        if value and (parts.scheme not in schemes[name] or not parts.hostname):
-            env = ALERT_SETTINGS[name].env
-            raise ConfigurationError(f"{env} is not an address that begins with {' or '.join(schemes[name])}://.")
-    return Channels(email=settings.alert_email, **values)
-
-
 def find_troubles(snapshot: Snapshot) -> list[Trouble]:
     """What the ledger shows at the moment, worst first."""
     found = [_job_trouble(job) for job in snapshot.troubles if job.health in ("failed", "stuck", "overdue")]
@@ -125,15 +86,23 @@ def find_troubles(snapshot: Snapshot) -> list[Trouble]:
             check.name,
             None,
             f"Data quality: {check.name} finds {check.failures:,} rows",
-            "trialsync-etl check",
+            QUALITY.command,
+            "checks of the data found something",
+            check.description or QUALITY.meaning,
         )
-        for check in snapshot.failed_checks
-        if check.severity == "error"
+        for check in snapshot.quality_errors
     ]
     found += [
-        Trouble("transformation", step.name, step.id, f"{step.name} failed", "trialsync-etl transform")
-        for step in snapshot.transformations
-        if step.status == "failed"
+        Trouble(
+            "transformation",
+            step.name,
+            step.id,
+            f"{step.name} failed",
+            TRANSFORMATION.command,
+            "procedures failed",
+            TRANSFORMATION.meaning,
+        )
+        for step in snapshot.failed_procedures
     ]
     return found
 
@@ -141,74 +110,114 @@ def find_troubles(snapshot: Snapshot) -> list[Trouble]:
 def _job_trouble(job: Job) -> Trouble:
     """A job that failed, is stuck or did not run."""
     name = job.resource + (f" @ {job.instance}" if job.instance else "")
-    command = job.remedy.command if job.remedy else None
+    command, meaning = (job.remedy.command, job.remedy.meaning) if job.remedy else (None, "")
     run_id = job.last.id if job.last else None
+    error = (job.last.error_type if job.last else None) or "unknown error"
     if job.health == "overdue":
         # Once per run that did take place: the same silence is one trouble, however long it lasts.
-        return Trouble(
-            "overdue", name, run_id, f"{name} is overdue: {job.missed} scheduled runs did not begin", command
-        )
-    if job.health == "stuck":
-        return Trouble("stuck", name, run_id, f"{name} is stuck: run {run_id} has been silent", command)
-    kind = job.last.error_type if job.last else None
-    if kind == "MassDelete":
-        return Trouble("mass_delete", name, run_id, f"{name} stopped before a mass delete (run {run_id})", command)
-    return Trouble("failed", name, run_id, f"{name} failed: {kind or 'unknown error'} (run {run_id})", command)
+        kind, what = "overdue", "jobs are overdue"
+        title = f"{name} is overdue: {job.missed} scheduled runs did not begin"
+    elif job.health == "stuck":
+        kind, what, title = "stuck", "jobs are stuck", f"{name} is stuck: run {run_id} has been silent"
+    elif error == "MassDelete":
+        kind, what = "mass_delete", "jobs stopped before a mass delete"
+        title = f"{name} stopped before a mass delete (run {run_id})"
+    else:
+        kind, what, title = "failed", f"jobs failed: {error}", f"{name} failed: {error} (run {run_id})"
+    return Trouble(kind, name, run_id, title, command, what, meaning)
 
 
 def check_alerts(
     settings: Settings,
-    channels: Channels | None = None,
     *,
     now: datetime | None = None,
-    quiet_seconds: float = QUIET_SECONDS,
+    quiet_seconds: float = 0,
+    unstarted: Exception | None = None,
 ) -> Told:
-    """Look, remember, tell. Raises nothing: alerts must not fail what they watch."""
+    """Look, remember, tell. Raises nothing: alerts must not fail what they watch.
+
+    Args:
+        settings: The database, and ALERT_*.
+        now: Stands in for the clock.
+        quiet_seconds: Send nothing so soon after the last message; for those who look again soon.
+        unstarted: What kept a run from starting at all: told even if the ledger can be read by now.
+    """
+    error = unstarted
+    snapshot: Snapshot | None = None
+    told = Told(0, 0, sent=False, failed=())
     try:
-        channels = channels or load_channels(settings)
-        with connect(database_url(settings), autocommit=True, name="trialsync-alerts") as conn:
-            snapshot = take_snapshot(conn, zone=zone_of(settings), now=now)
-            with translated():
-                told = _tell(conn, find_troubles(snapshot), channels, snapshot.taken_at, quiet_seconds)
-        if channels.ping_url and not _ping(channels.ping_url, well=snapshot.night.verdict not in ("failed", "silent")):
+        try:
+            with connect(database_url(settings), autocommit=True, name="trialsync-alerts") as conn:
+                snapshot = take_snapshot(conn, zone=zone_of(settings), now=now)
+                if error is None:
+                    with translated():
+                        told = _tell(conn, settings, snapshot, quiet_seconds)
+        except TrialSyncError as caught:
+            log.warning("the ledger cannot be used for alerts", error=caught)
+            error = error or caught
+        if error is not None:
+            moment = now or datetime.now(UTC)
+            soon = quiet_seconds > 0
+            told = _tell_without_ledger(settings, error, snapshot, moment, began=unstarted is None, soon=soon)
+        well = error is None and snapshot is not None and snapshot.night.verdict not in ("failed", "silent")
+        if settings.alert_ping_url and not ping(settings.alert_ping_url, well=well):
             told = Told(told.new, told.over, told.sent, (*told.failed, "ping"))
-    except TrialSyncError as error:
-        log.warning("alerts could not be checked", error=error)
-        return Told(0, 0, sent=False, failed=())
     except Exception:
         log.exception("alerts could not be checked")
-        return Told(0, 0, sent=False, failed=())
     return told
 
 
-def _tell(
-    conn: psycopg.Connection[Any], troubles: Sequence[Trouble], channels: Channels, now: datetime, quiet_seconds: float
-) -> Told:
+def _tell(conn: psycopg.Connection[Any], settings: Settings, snapshot: Snapshot, quiet_seconds: float) -> Told:
     """Bring dw_alerts in line with the troubles, and send what nobody has been told."""
+    now, troubles = snapshot.taken_at, find_troubles(snapshot)
     # One at a time: serve and a cron job may look in the same second.
     with conn.transaction():
         conn.execute("select pg_advisory_xact_lock(hashtextextended('trialsync:alerts', 0))")
         _remember(conn, troubles, now)
+        _remember_return(conn, settings, now)
         with conn.cursor(row_factory=dict_row) as cursor:
-            fresh = cursor.execute(
-                "select id, title, command from dw_alerts where sent_at is null and recovered_at is null order by id"
+            waiting = cursor.execute(
+                "select id, kind, subject, coalesce(run_id, 0) as run_id from dw_alerts"
+                " where sent_at is null and recovered_at is null"
             ).fetchall()
             over = cursor.execute(
                 "select id, title from dw_alerts where sent_at is not null and recovered_at is not null"
                 " and recovery_sent_at is null order by id"
             ).fetchall()
-        last = conn.execute("select greatest(max(sent_at), max(recovery_sent_at)) from dw_alerts").fetchone()
-        quiet = last is not None and last[0] is not None and now - last[0] < timedelta(seconds=quiet_seconds)
-        if not (fresh or over) or quiet or not set(channels.names) - {"ping"}:
+        ids = {(row["kind"], row["subject"], row["run_id"]): row["id"] for row in waiting}
+        fresh = [trouble for trouble in troubles if trouble.key in ids]
+        if not (fresh or over) or _quiet(conn, now, quiet_seconds) or not _talks(settings):
             return Told(len(fresh), len(over), sent=False, failed=())
-        title, body = _message(fresh, over)
-        failed = send(channels, title, body)
-        sent = len(failed) < len(set(channels.names) - {"ping"})
+        title, body = _message(fresh, [row["title"] for row in over], snapshot)
+        failed = send(settings, title, body)
+        sent = len(failed) < len(_talks(settings))
         if sent:
-            ids = [row["id"] for row in fresh], [row["id"] for row in over]
-            conn.execute("update dw_alerts set sent_at = %s where id = any(%s)", (now, ids[0]))
-            conn.execute("update dw_alerts set recovery_sent_at = %s where id = any(%s)", (now, ids[1]))
+            told = [ids[trouble.key] for trouble in fresh], [row["id"] for row in over]
+            conn.execute("update dw_alerts set sent_at = %s where id = any(%s)", (now, told[0]))
+            conn.execute("update dw_alerts set recovery_sent_at = %s where id = any(%s)", (now, told[1]))
         return Told(len(fresh), len(over), sent, failed)
+
+
+def _talks(settings: Settings) -> set[str]:
+    """The channels that take messages."""
+    return set(settings.alert_channels) - {"ping"}
+
+
+def _quiet(conn: psycopg.Connection[Any], now: datetime, quiet_seconds: float) -> bool:
+    """Whether the last messages went out too lately for another one."""
+    row = conn.execute(
+        """
+        select max(m.moment), count(distinct m.moment) filter (where m.moment > %s)
+        from (
+            select sent_at as moment from dw_alerts
+            union all
+            select recovery_sent_at from dw_alerts
+        ) as m
+        """,
+        (now - timedelta(hours=1),),
+    ).fetchone()
+    last, messages = row or (None, 0)
+    return messages >= MOST_PER_HOUR or (last is not None and now - last < timedelta(seconds=quiet_seconds))
 
 
 def _remember(conn: psycopg.Connection[Any], troubles: Sequence[Trouble], now: datetime) -> None:
@@ -227,7 +236,7 @@ def _remember(conn: psycopg.Connection[Any], troubles: Sequence[Trouble], now: d
         """
         update dw_alerts as a set
             recovered_at = %s,
-            recovery_sent_at = case when a.subject = any(%s::text[]) then coalesce(a.sent_at, %s) end
+            recovery_sent_at = case when a.subject = any(%s::text[]) then a.sent_at end
         where a.recovered_at is null
             and not exists (
                 select from unnest(%s::text[], %s::text[], %s::bigint[]) as t (kind, subject, run_id)
@@ -237,7 +246,6 @@ def _remember(conn: psycopg.Connection[Any], troubles: Sequence[Trouble], now: d
         (
             now,
             [trouble.subject for trouble in troubles],
-            now,
             [trouble.kind for trouble in troubles],
             [trouble.subject for trouble in troubles],
             [trouble.run_id for trouble in troubles],
@@ -245,96 +253,97 @@ def _remember(conn: psycopg.Connection[Any], troubles: Sequence[Trouble], now: d
     )
 
 
-def _message(fresh: Sequence[Mapping[str, Any]], over: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+def _message(fresh: Sequence[Trouble], over: Sequence[str], snapshot: Snapshot) -> tuple[str, str]:
     """Title and text of a message."""
-    if not fresh:
-        title = (
-            f"TrialSync: {over[0]['title']} — over" if len(over) == 1 else f"TrialSync: {len(over)} troubles are over"
-        )
-    else:
-        title = f"TrialSync: {fresh[0]['title']}" if len(fresh) == 1 else f"TrialSync: {len(fresh)} troubles"
-    lines = [f"{row['title']}\n    {row['command']}" if row["command"] else row["title"] for row in fresh[:MOST_LINES]]
-    if fresh[MOST_LINES:]:
-        lines.append(f"and {len(fresh) - MOST_LINES} more: trialsync-etl status")
+    groups: dict[tuple[str, str], list[Trouble]] = {}
+    for trouble in fresh:
+        groups.setdefault((trouble.what, trouble.meaning), []).append(trouble)
+    paragraphs = [_paragraph(group) for group in groups.values()]
+    commands = fewest_commands(trouble.command for trouble in fresh if trouble.command)
+    if len(paragraphs) > 1 and len(commands) == 1:
+        paragraphs.append(f"All of it at once:\n    {commands[0]}")
     if over:
-        lines.append("Over:")
-        lines += [f"    {row['title']}" for row in over[:MOST_LINES]]
-        if over[MOST_LINES:]:
-            lines.append(f"    and {len(over) - MOST_LINES} more")
-    return title, "\n".join(lines)
+        more = [f"and {len(over) - MOST_NAMES} more"] if over[MOST_NAMES:] else []
+        paragraphs.append("\n    ".join(["Over:", *over[:MOST_NAMES], *more]))
+    paragraphs.append(f"The last 24 hours: {snapshot.night.headline}.")
+    if not fresh:
+        title = f"over: {over[0]}" if len(over) == 1 else f"{len(over)} troubles are over"
+    elif len(groups) == 1:
+        title = paragraphs[0].partition("\n")[0]
+    else:
+        names = ", ".join(trouble.subject for trouble in fresh[:3])
+        title = f"{len(fresh)} troubles: {names}" + (f" and {len(fresh) - 3} more" if fresh[3:] else "")
+    return f"TrialSync: {title}", "\n\n".join(paragraphs)
 
 
-def send(channels: Channels, title: str, body: str) -> tuple[str, ...]:
-    """Send a message to every channel; the names of those that did not take it. Raises nothing."""
-    failed = []
-    for name, url in _targets(channels):
-        if not _notify(url, title, body):
-            log.warning("an alert could not be sent", channel=name)
-            failed.append(name)
-    return tuple(failed)
+def _paragraph(group: Sequence[Trouble]) -> str:
+    """Troubles of one kind: what happened, to whom, what it means, and the command."""
+    lines = [group[0].title if len(group) == 1 else f"{len(group)} {group[0].what}"]
+    if len(group) > 1:
+        names = ", ".join(trouble.subject for trouble in group[:MOST_NAMES])
+        lines.append(names + (f" and {len(group) - MOST_NAMES} more" if group[MOST_NAMES:] else ""))
+    lines += [group[0].meaning] if group[0].meaning else []
+    lines += fewest_commands(trouble.command for trouble in group if trouble.command)
+    return "\n    ".join(lines)
 
 
-def send_test(channels: Channels) -> tuple[str, ...]:
-    """Send a message that says it is a test to every channel, the ping included; the names of those that failed.
+def _tell_without_ledger(
+    settings: Settings, error: Exception, snapshot: Snapshot | None, now: datetime, *, began: bool, soon: bool
+) -> Told:
+    """Tell that the ledger cannot be read or written, or that a run could not begin; the first once, until it works.
 
-    Raises:
-        ConfigurationError: no channel is set.
+    Who looks again `soon` says nothing at the first look: a server that restarts is back by the second.
     """
-    if not channels.names:
-        raise ConfigurationError(
-            "Nobody would be told: set ALERT_EMAIL with ALERT_SMTP_URL, ALERT_SLACK_WEBHOOK, or ALERT_PING_URL."
-        )
-    failed = send(channels, "TrialSync: a test", "This is a test of the alerts. Nothing is wrong.")
-    if channels.ping_url and not _ping(channels.ping_url, well=True):
-        failed = (*failed, "ping")
-    return failed
+    nothing = Told(1, 0, sent=False, failed=())
+    kind, mark = type(error).__name__, settings.work_dir / MARK
+    away = NO_LEDGER.get(kind)
+    if (away is None and began) or not _talks(settings):
+        return nothing
+    seen = mark.exists()
+    if away and seen and now.timestamp() - mark.stat().st_mtime < MARK_HOLDS.total_seconds():
+        return nothing
+    if away and soon and not seen and _mark(mark, 0):
+        return nothing
+    title = (away.meaning if away else kind) if began else f"no job could run: {away.meaning if away else kind}"
+    advice = (
+        ["What was committed is safe. Look, mend it, then run again:", away.command]
+        if away
+        else [REMEDIES.get(kind, UNKNOWN).meaning, "trialsync-etl doctor"]
+    )
+    paragraphs = ["\n    ".join([f"{title} ({kind})" if away else title, *advice, "trialsync-etl run"])]
+    if snapshot is not None and snapshot.troubles:
+        paragraphs.append(_message(find_troubles(snapshot), (), snapshot)[1])
+    failed = send(settings, f"TrialSync: {title}", "\n\n".join(paragraphs))
+    sent = len(failed) < len(_talks(settings))
+    if sent and away:
+        _mark(mark, now.timestamp())
+    return Told(1, 0, sent, failed)
 
 
-def _targets(channels: Channels) -> Iterable[tuple[str, str]]:
-    """The channels as apprise's addresses."""
-    if channels.email and channels.smtp_url:
-        parts = urlsplit(channels.smtp_url)
-        scheme = "mailtos" if parts.scheme == "smtps" else "mailto"
-        login = ""
-        if parts.username:
-            login = f"{quote(unquote(parts.username), safe='')}:{quote(unquote(parts.password or ''), safe='')}@"
-        port = f":{parts.port}" if parts.port else ""
-        sender = unquote(parts.username or "")
-        if "@" not in sender:
-            sender = f"trialsync@{channels.email.rpartition('@')[2]}"
-        query = f"smtp={parts.hostname}&from={quote(sender, safe='@')}&to={quote(channels.email, safe='@')}"
-        mode = "&mode=ssl" if scheme == "mailtos" else ""
-        yield "e-mail", f"{scheme}://{login}{parts.hostname}{port}?{query}{mode}&name=TrialSync"
-    if channels.slack_webhook:
-        yield "Slack", channels.slack_webhook
-
-
-def _notify(url: str, title: str, body: str) -> bool:
-    """One message to one channel."""
-    import apprise
-
-    # apprise's log lines quote addresses, which are secrets.
-    logging.getLogger("apprise").setLevel(logging.CRITICAL)
-    try:
-        if urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname != "hooks.slack.com":
-            # A webhook that speaks Slack's language without being Slack (Mattermost, a relay inside the house).
-            answer = requests.post(
-                url, json={"text": f"*{title}*\n{body}"}, timeout=TIMEOUT_SECONDS, allow_redirects=False
-            )
-            return answer.status_code < 300
-        channel = apprise.Apprise()
-        return bool(channel.add(url)) and bool(
-            channel.notify(title=title, body=body, body_format=apprise.NotifyFormat.TEXT)
-        )
-    except Exception as error:  # noqa: BLE001 (whatever a channel does, the job goes on)
-        log.warning("an alert could not be sent", error_type=type(error).__name__)
-        return False
-
-
-def _ping(url: str, *, well: bool) -> bool:
-    """Tell the dead-man switch that we live, or that the night was bad (the /fail of healthchecks.io and others)."""
-    with contextlib.suppress(requests.RequestException):
-        target = url if well else url.rstrip("/") + "/fail"
-        return requests.get(target, timeout=TIMEOUT_SECONDS, allow_redirects=False).status_code < 300
-    log.warning("the dead-man switch could not be pinged")
+def _mark(mark: Path, moment: float) -> bool:
+    """Make the mark, if that is possible: a full disk takes an empty file. Without one, every look tells."""
+    with contextlib.suppress(OSError):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        os.utime(mark, (moment, moment))
+        return True
     return False
+
+
+def _remember_return(conn: psycopg.Connection[Any], settings: Settings, now: datetime) -> None:
+    """After a time without the ledger: a trouble that was told and is over."""
+    mark = settings.work_dir / MARK
+    try:
+        since = datetime.fromtimestamp(mark.stat().st_mtime, UTC)
+        mark.unlink()
+    except OSError:
+        return
+    if since.year == 1970:
+        return
+    conn.execute(
+        """
+        insert into dw_alerts (kind, subject, title, first_seen_at, sent_at, recovered_at)
+        values ('database', 'database', 'The database could not be used', %s, %s, %s)
+        """,
+        (since, since, now),
+    )

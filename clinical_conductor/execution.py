@@ -38,7 +38,7 @@ def run_and_report(
     results: Path | None = None,
     transform: bool = True,
 ) -> int:
-    """Migrate, run, write the results file, print the summary, and let silver and gold follow.
+    """Migrate, run, write the results file, print the summary, let silver and gold follow, and tell who has to know.
 
     Args:
         settings: Where the API and the database are.
@@ -59,6 +59,7 @@ def run_and_report(
     began = time.monotonic()
     chosen: list[Endpoint] = []
     ready = False
+    unstarted: Exception | None = None
     try:
         with open_database(settings) as conn, database.translated():
             switches = read_switches(conn)
@@ -72,12 +73,36 @@ def run_and_report(
         raise
     except Exception as error:  # noqa: BLE001 (whatever it is, the results file has to say that the jobs failed)
         console.show_place(error)
+        unstarted = error
         chosen = chosen or choose(named, added, catalog_switches())
         jobs = [asdict(_not_started(row, error)) for row in chosen]
-    console.write_results(results, jobs)
-    console.show_summary(jobs, time.monotonic() - began)
-    transformed = not ready or _transform(settings)
+    try:
+        console.write_results(results, jobs)
+        console.show_summary(jobs, time.monotonic() - began)
+        transformed = not ready or _transform(settings)
+    finally:
+        _tell(settings, unstarted)
     return 0 if transformed and all_good(jobs, options) else 1
+
+
+def _tell(settings: Settings, unstarted: Exception | None) -> None:
+    """Tell what is wrong, and what is over, by the channels that are set; where none is, nothing is loaded for it."""
+    if bool(settings.alert_email) != bool(settings.alert_smtp_url):
+        console.say("ALERT_EMAIL and ALERT_SMTP_URL belong together; one of them is not set, so no e-mail is sent.")
+    if not settings.alert_channels:
+        return
+    from clinical_conductor.alerts import check_alerts
+    from clinical_conductor.channels import lacks_apprise
+
+    lacking = lacks_apprise(settings)
+    if lacking:
+        console.say("Nobody is told by e-mail or Slack: apprise is not installed. pip install 'trialsync[serve]'")
+    told = check_alerts(settings, unstarted=unstarted)
+    if told.sent:
+        heard = " and ".join(name for name in settings.alert_channels if name not in ("ping", *told.failed))
+        console.say(f"Told by {heard}: {told.new} new, {told.over} over.")
+    if told.failed and not lacking:
+        console.say(f"Not told by {', '.join(told.failed)}. Try it with: trialsync-etl alerts test")
 
 
 def _transform(settings: Settings) -> bool:

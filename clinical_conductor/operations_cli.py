@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that --help stays quick.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ import typer
 
 from clinical_conductor import __version__
 from clinical_conductor.catalog import Endpoint, find_endpoint
-from clinical_conductor.errors import ConfigurationError
+from clinical_conductor.errors import ConfigurationError, TrialSyncError
 from clinical_conductor.settings import Setting, Settings, load_settings, read_environment
 
 SERVE_SETTINGS: dict[str, Setting] = {
@@ -189,12 +190,12 @@ def schedule_export(
 def alerts_test() -> None:
     """Send a test message to every channel that is set."""
     settings = _settings()
-    _need("apprise")
-    from clinical_conductor.alerts import load_channels, send_test
+    from clinical_conductor.channels import lacks_apprise, send_test
 
-    channels = load_channels(settings)
-    failed = send_test(channels)
-    _say(f"Sent: {', '.join(name for name in channels.names if name not in failed) or 'nothing'}.")
+    if lacks_apprise(settings):
+        _need("apprise")
+    failed = send_test(settings)
+    _say(f"Sent: {', '.join(name for name in settings.alert_channels if name not in failed) or 'nothing'}.")
     if failed:
         _say(f"Not sent: {', '.join(failed)}. Check the address, and that this machine may reach it.")
         raise typer.Exit(1)
@@ -202,26 +203,26 @@ def alerts_test() -> None:
 
 @alerts_app.command("check")
 def alerts_check() -> None:
-    """Look at the ledger once and tell what is new; for cron, after each run. Always ends with 0."""
+    """Look once and tell what is new; finds runs that were killed or never began, too. Always ends with 0."""
     settings = _settings()
-    _need("apprise")
-    from clinical_conductor.alerts import check_alerts, load_channels
+    from clinical_conductor.alerts import check_alerts
+    from clinical_conductor.channels import lacks_apprise
+    from clinical_conductor.execution import open_database
 
-    told = check_alerts(settings, load_channels(settings))
+    if lacks_apprise(settings):
+        _need("apprise")
+    with contextlib.suppress(TrialSyncError), open_database(settings):
+        pass  # closes what a killed process left open, so that it is told as failed now and not as stuck later
+    told = check_alerts(settings)
     _say(f"{told.new} new, {told.over} over, {'sent' if told.sent else 'nothing sent'}.")
 
 
 def _settings() -> Settings:
     """The settings of this process, with the logs sent where they say and every secret masked in them."""
-    from clinical_conductor.alerts import load_channels
     from clinical_conductor.logs import configure_logging
 
     settings = load_settings()
-    channels = load_channels(settings)
-    configure_logging(
-        settings,
-        secrets=(channels.smtp_url, channels.slack_webhook, channels.ping_url, _token()),
-    )
+    configure_logging(settings, secrets=(_token(),))
     return settings
 
 

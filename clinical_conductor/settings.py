@@ -18,6 +18,12 @@ from urllib.parse import quote, urlsplit
 from clinical_conductor.errors import ConfigurationError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_CHANNELS = {
+    "alert_smtp_url": ("smtp", "smtps"),
+    "alert_slack_webhook": ("http", "https"),
+    "alert_ping_url": ("http", "https"),
+}
+"""How the addresses of alerts may begin, by field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,20 @@ class Settings:
     log_file: str = _setting("LOG_FILE", "File the log goes to besides standard error", "")
     enable_metrics: bool = _setting("ENABLE_METRICS", "Whether `serve` offers Prometheus metrics", True)
     metrics_port: int = _setting("METRICS_PORT", "Port of the Prometheus metrics", 9090)
-    alert_email: str = _setting("ALERT_EMAIL", "Address that is told when a run fails", "")
+    alert_email: str = _setting("ALERT_EMAIL", "Address that is told when something is wrong", "")
+    alert_smtp_url: str = _setting(
+        "ALERT_SMTP_URL",
+        "Mail server for ALERT_EMAIL, such as smtps://user:password@mail.example.com:465",
+        "",
+        secret=True,
+    )
+    alert_slack_webhook: str = _setting("ALERT_SLACK_WEBHOOK", "Slack's incoming-webhook address", "", secret=True)
+    alert_ping_url: str = _setting(
+        "ALERT_PING_URL",
+        "Dead-man switch: pinged while the last night is good, with /fail added when it is not",
+        "",
+        secret=True,
+    )
     work_dir: Path = _setting(
         "TRIALSYNC_HOME", "Directory of the embedded PostgreSQL and of short-lived work files", Path(".trialsync")
     )
@@ -79,7 +98,8 @@ class Settings:
         """Refuse values that cannot work, each with the name the user set.
 
         Raises:
-            ConfigurationError: a value is out of range, or the base URL is not https and not on loopback.
+            ConfigurationError: a value is out of range, an alert's address is none, or the base URL is not https and
+                not on loopback.
         """
         if not 1 <= self.batch_size <= 1000:
             raise ConfigurationError(
@@ -97,8 +117,23 @@ class Settings:
             raise ConfigurationError(f"ETL_TIMEOUT_SECONDS is {self.timeout_seconds}: it must be more than 0.")
         if self.log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise ConfigurationError(f"LOG_LEVEL is {self.log_level!r}: use DEBUG, INFO, WARNING or ERROR.")
+        for name, schemes in _CHANNELS.items():
+            parts = urlsplit(getattr(self, name))
+            if getattr(self, name) and (parts.scheme not in schemes or not parts.hostname):
+                wanted = " or ".join(f"{scheme}://" for scheme in schemes)
+                raise ConfigurationError(f"{env_name(name)} is not an address that begins with {wanted}.")
         if self.api_base_url:
             check_base_url(self.api_base_url)
+
+    @property
+    def alert_channels(self) -> tuple[str, ...]:
+        """By what somebody is told when something is wrong."""
+        found = {
+            "e-mail": self.alert_email and self.alert_smtp_url,
+            "Slack": self.alert_slack_webhook,
+            "ping": self.alert_ping_url,
+        }
+        return tuple(name for name, value in found.items() if value)
 
     @property
     def database(self) -> str | None:

@@ -14,7 +14,6 @@ import typer
 
 import clinical_conductor
 from clinical_conductor import cli
-from clinical_conductor.alerts import ALERT_SETTINGS
 from clinical_conductor.jobs_config import JobConfig
 from clinical_conductor.operations_cli import SERVE_SETTINGS
 from clinical_conductor.settings import Setting, Settings
@@ -102,7 +101,7 @@ def configuration() -> str:
             else str(default)
         )
         found.append((item.metadata["setting"], text))
-    found += [(setting, "") for setting in (*ALERT_SETTINGS.values(), *SERVE_SETTINGS.values())]
+    found += [(setting, "") for setting in SERVE_SETTINGS.values()]
     parts = [CONFIGURATION]
     left = {setting.env for setting, _ in found}
     for title, prefixes in GROUPS.items():

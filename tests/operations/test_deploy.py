@@ -17,7 +17,6 @@ import psycopg
 import pytest
 import yaml
 
-from clinical_conductor.alerts import ALERT_SETTINGS
 from clinical_conductor.cron import check_cron
 from clinical_conductor.database import connect
 from clinical_conductor.embedded import EmbeddedServer
@@ -31,7 +30,7 @@ from tests.operations.programs import program
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 KNOWN = {item.metadata["setting"].env for item in fields(Settings)} | {
-    setting.env for setting in (*ALERT_SETTINGS.values(), *SERVE_SETTINGS.values())
+    setting.env for setting in SERVE_SETTINGS.values()
 }
 
 

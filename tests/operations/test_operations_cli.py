@@ -9,15 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import requests
 
 from clinical_conductor import cli
+from clinical_conductor.catalog import Endpoint
 from clinical_conductor.database import connect
 from clinical_conductor.simulator import Simulator
 from tests.fixtures.processes import free_port
+from tests.operations.seeding import add_instance, add_run
 from tests.operations.sinks import web_sink
 
 Main = Callable[..., tuple[int, str, str]]
@@ -106,6 +109,142 @@ def test_alerts_are_tried_and_checked(main: Main, monkeypatch: pytest.MonkeyPatc
         code, _, err = main("alerts", "test")
         assert code == 1
         assert "Not sent: Slack." in err
+
+
+@pytest.fixture
+def nobody_answers(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An API that cannot be reached, so that every run fails at once."""
+    for name, value in {
+        "CC_API_BASE_URL": "http://127.0.0.1:1",
+        "CC_API_KEY": "some-key",
+        "ETL_MAX_RETRIES": "0",
+        "TRIALSYNC_HOME": "home",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("nobody_answers")
+def test_run_and_retry_tell_by_themselves(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    with web_sink() as sink:
+        monkeypatch.setenv("ALERT_SLACK_WEBHOOK", f"{sink.url}/hook")
+        monkeypatch.setenv("ALERT_PING_URL", f"{sink.url}/ping")
+        code, _, err = main("run", "--resources", "sites", "--no-transform")
+        assert code == 1
+        assert "Told by Slack: 1 new, 0 over." in err
+        code, out, err = main("retry", "--failed", "--no-transform")
+        assert (code, "Told by Slack: 1 new, 0 over." in err) == (1, True)
+        assert "mend    trialsync-etl retry --run-id 2\n" in out
+        main("alerts", "check")
+    paths = [path for _, path, _ in sink.got]
+    assert paths == ["/hook", "/ping/fail", "/hook", "/ping/fail", "/ping/fail"]
+    assert "sites failed: ConnectionTrouble (run 2)" in sink.got[2][2]
+
+
+@pytest.mark.usefixtures("nobody_answers")
+def test_a_run_without_a_database_is_told_once_and_so_is_its_return(
+    main: Main, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with web_sink() as sink:
+        monkeypatch.setenv("ALERT_SLACK_WEBHOOK", f"{sink.url}/hook")
+        monkeypatch.setenv("ALERT_PING_URL", f"{sink.url}/ping")
+        monkeypatch.setenv("DATABASE_URL", f"postgresql://etl:hunter2@127.0.0.1:{free_port()}/trialsync")
+        code, out, err = main("run", "--all")
+        assert code == 1
+        assert "mend    trialsync-etl run\n" in out
+        assert "Told by Slack: 1 new, 0 over." in err
+        assert "Told" not in main("run", "--all")[2]
+        monkeypatch.setenv("DATABASE_URL", database)
+        assert "1 over" in main("run", "--resources", "sites", "--no-transform")[2]
+    assert [path for _, path, _ in sink.got] == ["/hook", "/ping/fail", "/ping/fail", "/hook", "/ping/fail"]
+    assert "no job could run: the database cannot be reached" in sink.got[0][2]
+    assert "Over:\\n    The database could not be used" in sink.got[3][2]
+    assert "hunter2" not in str(sink.got)
+
+
+@pytest.mark.usefixtures("nobody_answers")
+def test_an_alert_that_cannot_be_sent_changes_nothing_but_a_line(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = main("run", "--resources", "sites", "--no-transform")
+    monkeypatch.setenv("ALERT_SLACK_WEBHOOK", "http://127.0.0.1:1/hook")
+    told = main("run", "--resources", "sites", "--no-transform")
+    assert told[0] == alone[0] == 1
+    assert "Not told by Slack. Try it with: trialsync-etl alerts test\n" in told[2]
+    monkeypatch.setenv("ALERT_EMAIL", "oncall@example.com")
+    assert "ALERT_EMAIL and ALERT_SMTP_URL belong together" in main("run", "--resources", "sites", "--no-transform")[2]
+
+
+@pytest.mark.usefixtures("nobody_answers")
+def test_without_the_extra_a_run_says_so_in_one_line_and_tells_who_needs_none(
+    main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    with web_sink() as sink:
+        monkeypatch.setenv("ALERT_EMAIL", "oncall@example.com")
+        monkeypatch.setenv("ALERT_SMTP_URL", "smtp://127.0.0.1:1")
+        monkeypatch.setenv("ALERT_PING_URL", f"{sink.url}/ping")
+        code, _, err = main("run", "--resources", "sites", "--no-transform")
+        assert code == 1
+        assert [line for line in err.splitlines() if "alert" in line or "told" in line] == [
+            "Nobody is told by e-mail or Slack: apprise is not installed. pip install 'trialsync[serve]'"
+        ]
+        assert [path for _, path, _ in sink.got] == ["/ping/fail"]
+        assert main("alerts", "check")[0] == main("alerts", "test")[0] == 2
+
+
+@pytest.mark.parametrize("channel", [{}, {"ALERT_PING_URL": "http://127.0.0.1:1/ping"}])
+def test_where_nobody_is_told_nothing_is_loaded_for_it(tmp_path: Path, channel: dict[str, str]) -> None:
+    script = (
+        "import atexit, sys; from clinical_conductor.cli import main; atexit.register(lambda: "
+        "print([name for name in ('alerts', 'channels') if f'clinical_conductor.{name}' in sys.modules]));"
+        "main(['run', '--resources', 'sites'])"
+    )
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("CC_", "DATABASE_", "ALERT_"))}
+    environment = {
+        "CC_API_BASE_URL": "http://127.0.0.1:1",
+        "CC_API_KEY": "some-key",
+        "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        **channel,
+    }
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=plain | environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == ("['alerts', 'channels']" if channel else "[]")
+
+
+def test_a_killed_run_is_told_by_the_next_look(main: Main, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connect(database) as conn:
+        add_instance(conn)
+        add_run(conn, "sites", datetime.now(UTC), run_status="running", host="elsewhere", process_id=1)
+    with web_sink() as sink:
+        monkeypatch.setenv("ALERT_SLACK_WEBHOOK", f"{sink.url}/hook")
+        assert main("alerts", "check")[2].endswith("1 new, 0 over, sent.\n")
+        assert "sites failed: Killed (run 1)" in sink.got[0][2]
+
+
+def test_retry_runs_what_was_skipped_by_a_failure_and_leaves_what_is_off(
+    main: Main, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(database) as conn:
+        add_instance(conn)
+        for resource, status, kind in (
+            ("sites", "failed", "ServerTrouble"),
+            ("rooms", "failed", "EndpointNotOffered"),
+            ("staff", "skipped", "DependencyFailed"),
+            ("elements", "skipped", "Interrupted"),
+            ("invoices", "skipped", "BudgetSpent"),
+            ("monitors", "success", None),
+        ):
+            add_run(conn, resource, datetime.now(UTC), run_status=status, error_type=kind)
+        conn.execute("update dw_etl_jobs set is_active = false where id = 33")
+    named: list[str] = []
+
+    def note(_settings: object, chosen: list[Endpoint], *_: object, **__: object) -> int:
+        named.extend(row.resource for row in chosen)
+        return 0
+
+    monkeypatch.setattr("clinical_conductor.execution.run_and_report", note)
+    assert main("retry", "--failed")[0] == 0
+    assert sorted(named) == ["elements", "sites", "staff"]
 
 
 def test_serve_answers_until_it_is_asked_to_end(main: Main, database: str, tmp_path: Path) -> None:

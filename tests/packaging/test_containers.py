@@ -33,7 +33,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import clinical_conductor
-from clinical_conductor.alerts import ALERT_SETTINGS
 from clinical_conductor.operations_cli import SERVE_SETTINGS
 from clinical_conductor.settings import Settings
 from tests.fixtures.processes import free_port
@@ -45,7 +44,7 @@ DIGEST = "(@sha256:[0-9a-f]{64})?"
 # -- compose -----------------------------------------------------------------------------------------------------------
 
 KNOWN = {item.metadata["setting"].env for item in fields(Settings)} | {
-    setting.env for setting in (*ALERT_SETTINGS.values(), *SERVE_SETTINGS.values())
+    setting.env for setting in SERVE_SETTINGS.values()
 }
 NEEDED = {
     "CC_API_BASE_URL": "https://ccs.example.com/CCSWEB",

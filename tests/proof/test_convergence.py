@@ -187,7 +187,9 @@ def check(scenario: Scenario, make: Callable[..., Pipeline], patch: pytest.Monke
                     assert not difference or "complete" in (result.warning or ""), (name, difference, result.warning)
                 else:
                     assert scenario.hostile, (name, result.error)
-                    assert result.error_type in ("PagingBroken", "ParentFailed", "DependencyFailed", "BadRequest"), result.error
+                    assert result.error_type in ("PagingBroken", "ParentFailed", "DependencyFailed", "BadRequest"), (
+                        result.error
+                    )
 
         be_hostile()
         sync(*ALL)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from clinical_conductor.alerts import ALERT_SETTINGS
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.operations_cli import SERVE_SETTINGS
 from clinical_conductor.settings import Settings, check_base_url, env_name, load_settings
@@ -89,6 +88,9 @@ def test_fractions_and_switches_are_read() -> None:
         ("DATABASE_PORT", "5432x"),
         ("ENABLE_METRICS", "perhaps"),
         ("LOG_LEVEL", "LOUD"),
+        ("ALERT_SMTP_URL", "mail.example.com:25"),
+        ("ALERT_SLACK_WEBHOOK", "hooks.slack.com/services/T/B/x"),
+        ("ALERT_PING_URL", "ping"),
         ("CC_API_BASE_URL", "ccs.example.com/CCSWEB"),
         ("CC_API_BASE_URL", "ftp://ccs.example.com"),
         ("CC_API_BASE_URL", "http://ccs.example.com/CCSWEB"),
@@ -144,7 +146,7 @@ def test_the_example_file_lists_exactly_the_settings_with_their_defaults() -> No
         if sign and name.isupper():
             listed[name] = value
     of_settings = {env_name(item.name) for item in fields(Settings)}
-    of_commands = {setting.env for setting in (*ALERT_SETTINGS.values(), *SERVE_SETTINGS.values())}
+    of_commands = {setting.env for setting in SERVE_SETTINGS.values()}
     assert set(listed) == of_settings | of_commands
     empty = of_commands | {"CC_API_BASE_URL", "CC_API_KEY", "DATABASE_PASSWORD"}
     shown = {name: value for name, value in listed.items() if name not in empty}
