@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Literal
@@ -119,6 +119,12 @@ class Endpoint:
     def paths(self) -> tuple[str, ...]:
         """`path`, then the alternate one if there is any."""
         return (self.path,) if self.alternate is None else (self.path, self.alternate)
+
+    def at(self, path: str | None) -> Endpoint:
+        """The endpoint at the path that an operator gave it, if any: its alternate one trades places with `path`."""
+        if not path or path == self.path:
+            return self
+        return replace(self, path=path, alternate=self.path if path == self.alternate else None)
 
 
 def snake_case(name: str) -> str:

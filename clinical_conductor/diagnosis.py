@@ -17,7 +17,6 @@ from clinical_conductor.catalog import ENDPOINTS, Endpoint
 from clinical_conductor.checkup import Checkup
 from clinical_conductor.errors import EndpointNotOffered, TrialSyncError, Unauthorised
 from clinical_conductor.instances import resolve_key
-from clinical_conductor.job import with_override
 from clinical_conductor.jobs_config import load_jobs_config
 from clinical_conductor.openapi import DOCUMENT_PATHS, Comparison, compare, find_document
 from clinical_conductor.pacing import Limiter
@@ -263,7 +262,7 @@ def _judge_path(report: Report, side: checkup.DatabaseSide, probe: Probe, config
         report.fixed.append(f"{row.resource} (job {row.job_id}): source_endpoint is now {path}, it was {configured}")
         return
     # A run tries the catalog's other path by itself; another override has none.
-    falls_back = path in with_override(row, configured).paths
+    falls_back = path in row.at(configured).paths
     report.add(
         "warning" if falls_back else "error",
         "endpoint",

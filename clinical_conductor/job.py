@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -270,12 +269,3 @@ def describe(error: BaseException, endpoint: Endpoint) -> str:
         f"{endpoint.resource}: unexpected {type(error).__name__}{place}. Its text is withheld, since it may "
         "quote data; run with LOG_LEVEL=DEBUG on a machine that may see it."
     )
-
-
-def with_override(endpoint: Endpoint, source_endpoint: str | None) -> Endpoint:
-    """The endpoint with the path that dw_etl_jobs gives it; the catalog's when that is one of its own."""
-    if not source_endpoint or source_endpoint == endpoint.path:
-        return endpoint
-    if source_endpoint == endpoint.alternate:
-        return replace(endpoint, path=source_endpoint, alternate=endpoint.path)
-    return replace(endpoint, path=source_endpoint, alternate=None)

@@ -21,7 +21,7 @@ from clinical_conductor.context import Budget, JobContext, JobResult, RunOptions
 from clinical_conductor.database import connect, database_url, embedded, translated
 from clinical_conductor.errors import BudgetSpent, ConfigurationError, DependencyFailed, Interrupted, TrialSyncError
 from clinical_conductor.instances import Instance, ensure_instance, resolve_key
-from clinical_conductor.job import Job, with_override
+from clinical_conductor.job import Job
 from clinical_conductor.jobs_config import DEFAULT_PRIORITY, JobConfig, load_jobs_config
 from clinical_conductor.landing import one_landing
 from clinical_conductor.logs import get_logger, log_context
@@ -93,7 +93,7 @@ def run_jobs(
         )
         for row in needed:
             path, _ = overrides.get(row.job_id, (None, None))
-            jobs[row.resource] = Job(context, with_override(row, path))
+            jobs[row.resource] = Job(context, row.at(path))
         results = _Schedule(context, jobs, config, priorities, options.parallel or settings.parallel_jobs).run()
     return [results[row.resource] for row in endpoints]
 
