@@ -59,8 +59,8 @@ class Account:
 
     @property
     def warning(self) -> str | None:
-        """All warnings as one text."""
-        return " ".join(self.warnings) or None
+        """All warnings as one text; what two attempts said is said once."""
+        return " ".join(dict.fromkeys(self.warnings)) or None
 
 
 class Sync:
