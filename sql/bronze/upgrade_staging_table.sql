@@ -73,14 +73,14 @@ begin
     select string_agg(
         case
             when jsonb_array_length(p_rule -> 'fields') = 1 then dw_field_expression(f.name)
-            else format('replace(replace(%s, ''%%'', ''%%25''), ''/'', ''%%2F'')', dw_field_expression(f.name))
+            else format('dw_key_part(%s)', dw_field_expression(f.name))
         end, ' || ''/'' || ' order by f.place
     )
     into key_expression
     from jsonb_array_elements_text(p_rule -> 'fields') with ordinality as f (name, place);
     select string_agg(
         format(
-            'replace(replace(coalesce(%s), ''%%'', ''%%25''), ''/'', ''%%2F'')',
+            'dw_key_part(coalesce(%s))',
             (select string_agg(dw_field_expression(f.name), ', ') from jsonb_array_elements_text(p.fields) as f (name))
         ), ' || ''/'' || ' order by p.place
     )

@@ -9,7 +9,7 @@ language sql immutable as $$
         when kind = 'type0' then format('%I.full_date = (%I.%I at time zone ''UTC'')::date', dimension, fact, id_column)
         else format('%1$I.source_instance_id = %2$I.source_instance_id and %1$I.source_id = %2$I.%3$I and %1$I.parent_source_id = ',
             dimension, fact, id_column)
-            || case when parent_id_column is null then '''''' else format('replace(replace(%I.%I, ''%%'', ''%%25''), ''/'', ''%%2F'')', fact, parent_id_column) end
+            || case when parent_id_column is null then '''''' else format('dw_key_part(%I.%I)', fact, parent_id_column) end
             || case when kind = 'scd2' then format(
                 ' and coalesce(%1$I.event_time, ''infinity'') >= %2$I.valid_from and (coalesce(%1$I.event_time, ''infinity'') < %2$I.valid_to or %2$I.is_current)',
                 fact, dimension) else '' end

@@ -5,12 +5,12 @@ immutable
 parallel safe
 as $$
     select case
-        when p_parts = 1 then replace(replace(p_source_id, '%', '%25'), '/', '%2F')
+        when p_parts = 1 then dw_key_part(p_source_id)
         else array_to_string(
             (string_to_array(p_parent_source_id, '/'))[
                 greatest(1, cardinality(string_to_array(p_parent_source_id, '/')) - p_parts + 2):
             ], '/'
-        ) || '/' || replace(replace(p_source_id, '%', '%25'), '/', '%2F')
+        ) || '/' || dw_key_part(p_source_id)
     end
 $$;
 comment on function dw_parent_key(text, text, integer) is
