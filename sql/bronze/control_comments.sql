@@ -34,13 +34,13 @@ comment on column dw_etl_runs.run_status is 'running, success, failed or skipped
 comment on column dw_etl_runs.error_message is 'Why it failed and what to do; never data, never a secret.';
 comment on column dw_etl_runs.started_at is 'When it started.';
 comment on column dw_etl_runs.completed_at is 'When it ended.';
-comment on column dw_etl_runs.duration_seconds is 'How long it took.';
+comment on column dw_etl_runs.duration_seconds is 'How long it took, in seconds.';
 comment on column dw_etl_runs.source_instance_id is 'The instance (dw_api_credentials).';
 comment on column dw_etl_runs.retry_of_run_id is 'The run that this one repeats.';
 comment on column dw_etl_runs.full_refresh is 'Whether it read everything and asked every parent.';
 comment on column dw_etl_runs.error_type is 'Class of the error that ended it.';
 comment on column dw_etl_runs.error_category is 'Who has to look: api, database, data, configuration or system.';
-comment on column dw_etl_runs.records_read is 'Records served, duplicates left out.';
+comment on column dw_etl_runs.records_read is 'Records served: inserted, updated, unchanged, rejected and duplicate ones.';
 comment on column dw_etl_runs.records_inserted is 'Records that were new.';
 comment on column dw_etl_runs.records_updated is 'Records that were staged and differed.';
 comment on column dw_etl_runs.records_unchanged is 'Records that were staged already, just so.';
