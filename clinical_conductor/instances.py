@@ -85,6 +85,33 @@ def ensure_instance(conn: Connection, settings: Settings, name: str | None = Non
     return Instance(number, named or str(number), base_url or "", key or "", header or settings.api_key_header)
 
 
+def scheduled_instances(conn: Connection) -> dict[str | None, int | None]:
+    """The instances whose jobs run by their schedules: every active one but the demo's, the default one first.
+
+    Returns:
+        The name a run is given (None: the default instance, which needs none), and the number of its row; None while
+        there is no row at all, since the first run makes it.
+
+    Raises:
+        DatabaseTrouble, DatabaseRefused: see `database.translated`.
+    """
+    with translated(), conn.transaction():
+        rows = conn.execute(
+            "select id, instance_name, is_active is not false from dw_api_credentials"
+            " where instance_name is distinct from 'demo'"
+            # As dw_default_instance() orders them: the first one is what a run without a name means.
+            " order by instance_name is not distinct from 'default' desc,"
+            " instance_name is distinct from 'default' and is_active is false, id"
+        ).fetchall()
+    if not rows:
+        return {None: None}
+    found: dict[str | None, int | None] = {}
+    for place, (number, name, active) in enumerate(rows):
+        if active and (place == 0 or name):
+            found.setdefault(name if place else None, number)
+    return found
+
+
 def resolve_key(reference: str, environ: Mapping[str, str] | None = None) -> str:
     """The key itself: `env:NAME` is looked up, everything else is the key.
 

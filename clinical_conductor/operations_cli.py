@@ -175,15 +175,17 @@ def schedule_export(
         str | None, typer.Option("--command", metavar="PATH", help="How cron finds the command line; its full path.")
     ] = None,
 ) -> None:
-    """Print the schedules as lines for cron."""
+    """Print the schedules as lines for cron, for every active instance."""
     settings = _settings()
     from clinical_conductor import schedule as schedules
     from clinical_conductor.execution import open_database
+    from clinical_conductor.instances import scheduled_instances
     from clinical_conductor.monitoring import zone_of
 
     with open_database(settings) as conn:
         jobs = schedules.read_schedules(conn)
-    sys.stdout.write(schedules.crontab(jobs, zone_of(settings), command or _own_path()))
+        instances = scheduled_instances(conn)
+    sys.stdout.write(schedules.crontab(jobs, zone_of(settings), command or _own_path(), instances))
 
 
 @alerts_app.command("test")

@@ -1,11 +1,11 @@
 """When jobs run: cron expressions in dw_etl_jobs, and the loop of `serve` that acts on them.
 
-Jobs with the same expression run together, as one command in a process of its own, so that parents come before
-children and a run that dies takes nothing along. What happens when things do not go by the clock:
+Jobs with the same expression run together, as one command per active instance in a process of its own, so that parents
+come before children and a run that dies takes nothing along. What happens when things do not go by the clock:
 
-- The process was down at the time: the run is made up for at the start, if its time is not longer ago than CATCH_UP;
-  only the jobs that have not run since.
-- A run still goes on when its time comes again: that time is left out.
+- The process was down at the time, or the database away: the run is made up for at the start, if its time is not longer
+  ago than CATCH_UP; only the jobs that have not run since.
+- A job's time comes while its last run, made up for or not, still goes on: that time is left out.
 - Two processes serve one database: one of them schedules (an advisory lock), the other takes over when it ends.
 - The clock skips an hour in spring: runs of that hour begin right after it. It repeats one in autumn: they run once.
 - The database is away: the schedules known last stay in force.
@@ -13,10 +13,11 @@ children and a run that dies takes nothing along. What happens when things do no
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
@@ -28,6 +29,7 @@ from clinical_conductor.catalog import Endpoint
 from clinical_conductor.cron import check_cron, fire_times, next_fire
 from clinical_conductor.database import connect, database_url, translated
 from clinical_conductor.errors import ConfigurationError, DatabaseRefused, DatabaseTrouble
+from clinical_conductor.instances import scheduled_instances
 from clinical_conductor.jobs_config import JobConfig, load_jobs_config
 from clinical_conductor.logs import get_logger
 from clinical_conductor.monitoring import zone_of
@@ -135,8 +137,12 @@ def set_enabled(conn: psycopg.Connection[Any], endpoint: Endpoint, enabled: bool
         )
 
 
-def read_schedules(conn: psycopg.Connection[Any]) -> list[ScheduledJob]:
+def read_schedules(conn: psycopg.Connection[Any], instance_id: int | None = None) -> list[ScheduledJob]:
     """Every job with its schedule, by job id.
+
+    Args:
+        conn: A connection to the database.
+        instance_id: Whose last run counts; None: that of any instance.
 
     Raises:
         DatabaseTrouble: the connection was lost.
@@ -147,11 +153,13 @@ def read_schedules(conn: psycopg.Connection[Any]) -> list[ScheduledJob]:
             """
             select j.id, j.resource, j.is_active, j.schedule_cron, max(r.started_at) as last_run_at
             from dw_etl_jobs as j
-            left join dw_etl_runs as r on r.job_id = j.id
+            left join dw_etl_runs as r
+                on r.job_id = j.id and (r.source_instance_id = %(instance)s or %(instance)s::integer is null)
             where j.resource is not null
             group by j.id
             order by j.id
-            """
+            """,
+            {"instance": instance_id},
         ).fetchall()
     return [
         ScheduledJob(
@@ -177,11 +185,17 @@ def by_expression(jobs: Sequence[ScheduledJob]) -> dict[str, list[ScheduledJob]]
     return groups
 
 
-def crontab(jobs: Sequence[ScheduledJob], zone: tzinfo, command: str = "trialsync-etl") -> str:
-    """What the schedules say, as lines for cron.
+def crontab(
+    jobs: Sequence[ScheduledJob],
+    zone: tzinfo,
+    command: str = "trialsync-etl",
+    instances: Iterable[str | None] = (None,),
+) -> str:
+    """What the schedules say, as lines for cron: one per expression and instance (None: the default one).
 
     All active jobs under one expression become `run --all`, so that the line stays right when jobs are added.
     """
+    instances = list(instances)
     groups = by_expression(jobs)
     everything = sum(job.active for job in jobs)
     lines = [
@@ -192,7 +206,10 @@ def crontab(jobs: Sequence[ScheduledJob], zone: tzinfo, command: str = "trialsyn
     for expression, members in groups.items():
         names = ",".join(job.resource for job in members)
         what = "--all" if len(members) == everything else f"--resources {names}"
-        lines.append(f"{expression} {command} run {what}")
+        for instance in instances:
+            # To cron, % ends the command.
+            whose = f" --instance {shlex.quote(instance)}".replace("%", r"\%") if instance is not None else ""
+            lines.append(f"{expression} {command} run {what}{whose}")
     return "\n".join(lines) + "\n"
 
 
@@ -209,7 +226,7 @@ def missed(members: Sequence[ScheduledJob], expression: str, now: datetime, zone
 
 
 class Scheduler:
-    """The loop of `serve`: fires the schedules of a database, one process per expression.
+    """The loop of `serve`: fires the schedules of a database, one process per expression and instance.
 
     Args:
         settings: Which database, and which zone.
@@ -224,7 +241,6 @@ class Scheduler:
         command: Sequence[str] = CLI,
         every_minute: Callable[[], object] | None = None,
     ) -> None:
-        from apscheduler.executors.pool import ThreadPoolExecutor
         from apscheduler.schedulers.background import BackgroundScheduler
 
         self.settings = settings
@@ -234,13 +250,13 @@ class Scheduler:
         self.leading = False
         self._lock: psycopg.Connection[Any] | None = None
         self._children: set[subprocess.Popen[bytes]] = set()
+        self._busy: set[tuple[str | None, str]] = set()  # (instance, resource), while their command runs
         self._guard = threading.Lock()
         self._stopping = False
         self._taken_over = False
         self._apscheduler = BackgroundScheduler(
             timezone=UTC,
-            executors={"default": ThreadPoolExecutor(20)},
-            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": int(CATCH_UP.total_seconds())},
+            job_defaults={"coalesce": True, "misfire_grace_time": int(CATCH_UP.total_seconds())},
         )
 
     def start(self) -> None:
@@ -280,6 +296,9 @@ class Scheduler:
             self._lead()
             if self.leading and self._lock is not None:
                 self._adopt(by_expression(read_schedules(self._lock)))
+                if self._taken_over:
+                    self._make_up(self._lock)
+                    self._taken_over = False
             else:
                 self._adopt({})
         except (DatabaseTrouble, DatabaseRefused) as error:
@@ -306,50 +325,71 @@ class Scheduler:
         log.info("scheduling", seeded=seeded, zone=str(self.zone))
 
     def _adopt(self, groups: Mapping[str, list[ScheduledJob]]) -> None:
-        """Bring the loop in line with the database."""
+        """Bring the loop in line with the database; a schedule that was changed just now has missed nothing."""
         known = {job.id for job in self._apscheduler.get_jobs()} - {"look"}
-        now = datetime.now(UTC)
         for expression in known - groups.keys():
             self._apscheduler.remove_job(expression)
         for expression in groups.keys() - known:
-            # A schedule that was changed just now has missed nothing: only who begins to schedule looks back.
-            late = missed(groups[expression], expression, now, self.zone) if self._taken_over else []
             self._apscheduler.add_job(
                 self._fire, _trigger(expression, self.zone), args=(expression,), id=expression, name=expression
             )
-            if late:
-                names = [job.resource for job in late]
-                log.warning("a scheduled time was missed; making up for it", schedule=expression, jobs=len(late))
-                # Not under the expression's own id, so that its next time stays as it is.
-                threading.Thread(target=self._run, args=(names,), daemon=True, name=f"late {expression}").start()
-        self._taken_over = False
+
+    def _make_up(self, conn: psycopg.Connection[Any]) -> None:
+        """Begin what passed without a run before this process began to schedule."""
+        now = datetime.now(UTC)
+        for instance, number in scheduled_instances(conn).items():
+            for expression, members in by_expression(read_schedules(conn, number)).items():
+                late = missed(members, expression, now, self.zone)
+                if late:
+                    log.warning("a scheduled time was missed; making up for it", schedule=expression, jobs=len(late))
+                    self._begin(instance, late)
 
     def _fire(self, expression: str) -> None:
-        """Run the jobs that an expression has now."""
+        """Begin the jobs that an expression has now, on every instance."""
         try:
             with connect(database_url(self.settings), name="trialsync-schedule") as conn:
                 members = by_expression(read_schedules(conn)).get(expression, [])
+                instances = scheduled_instances(conn)
         except (DatabaseTrouble, DatabaseRefused) as error:
             log.error("a scheduled run could not begin", schedule=expression, error=error)
             return
-        if members:
-            self._run([job.resource for job in members])
+        for instance in instances:
+            self._begin(instance, members)
 
-    def _run(self, resources: Sequence[str]) -> None:
-        """One command for some jobs, to its end."""
+    def _begin(self, instance: str | None, jobs: Sequence[ScheduledJob]) -> None:
+        """One command for some jobs of an instance, without those that a command is still at."""
         with self._guard:
-            if self._stopping:
+            mine = {(instance, job.resource) for job in jobs}
+            free = [job.resource for job in jobs if (instance, job.resource) not in self._busy]
+            if self._stopping or not jobs:
+                return
+            if len(free) < len(jobs):
+                log.warning("left out: the last run still goes on", jobs=len(jobs) - len(free), instance=instance)
+            if not free:
                 return
             child = subprocess.Popen(  # noqa: S603 (our own command line, with names of the catalog)
-                [*self.command, "run", "--resources", ",".join(resources)],
+                [
+                    *self.command,
+                    "run",
+                    "--resources",
+                    ",".join(free),
+                    *(("--instance", instance) if instance is not None else ()),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
             self._children.add(child)
+            mine -= self._busy
+            self._busy |= mine
+        threading.Thread(target=self._attend, args=(child, mine), daemon=True, name="scheduled run").start()
+
+    def _attend(self, child: subprocess.Popen[bytes], jobs: set[tuple[str | None, str]]) -> None:
+        """Wait for a command to end, and let its jobs run again."""
         code = child.wait()
         with self._guard:
             self._children.discard(child)
-        log.info("scheduled run ended", jobs=len(resources), exit_code=code)
+            self._busy -= jobs
+        log.info("scheduled run ended", jobs=len(jobs), exit_code=code)
 
 
 def _trigger(expression: str, zone: tzinfo) -> Any:

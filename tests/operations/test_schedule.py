@@ -16,6 +16,7 @@ import pytest
 from clinical_conductor.catalog import ENDPOINTS
 from clinical_conductor.database import connect
 from clinical_conductor.errors import ConfigurationError
+from clinical_conductor.instances import ensure_instance, scheduled_instances
 from clinical_conductor.jobs_config import JobConfig, load_jobs_config
 from clinical_conductor.schedule import (
     ScheduledJob,
@@ -90,6 +91,44 @@ def test_crontab_runs_what_the_rows_say(conn: Conn) -> None:
     nightly = next(line for line in lines if line.startswith("0 2"))
     assert "studies," not in nightly
     assert nightly.startswith("0 2 * * * trialsync-etl run --resources sites,patients,")
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([], [None]),
+        (["demo"], [None]),  # the first run makes the default instance
+        (["demo", "east", "west"], [None, "west"]),
+        (["east", "default", "-west"], [None, "east"]),
+        (["-default", "west"], ["west"]),
+        (["-west", "east"], [None]),
+        (["-west"], []),
+        (["west", "east", "east", None], [None, "east"]),  # nobody can ask for the one without a name
+    ],
+)
+def test_every_active_instance_is_scheduled_and_the_first_is_the_one_a_run_means(
+    conn: Conn, rows: list[str | None], expected: list[str | None]
+) -> None:
+    conn.execute("truncate dw_api_credentials cascade")
+    for row in rows:
+        conn.execute(
+            "insert into dw_api_credentials (instance_name, base_url, is_active) values (%s, '', %s)",
+            (row.removeprefix("-") if row else None, not (row or "").startswith("-")),
+        )
+    found = scheduled_instances(conn)
+    assert list(found) == expected
+    if found.get(None) is not None:
+        assert ensure_instance(conn, Settings()).id == found[None]
+
+
+def test_crontab_has_a_line_for_every_instance(conn: Conn) -> None:
+    conn.execute("update dw_etl_jobs set schedule_cron = '0 2 * * *' where is_active")
+    lines = crontab(read_schedules(conn), UTC, instances=[None, "west", "50% east"]).splitlines()
+    assert lines[-3:] == [
+        "0 2 * * * trialsync-etl run --all",
+        "0 2 * * * trialsync-etl run --all --instance west",
+        r"0 2 * * * trialsync-etl run --all --instance '50\% east'",
+    ]
 
 
 def test_groups_leave_out_what_is_off_or_no_schedule() -> None:
@@ -193,6 +232,41 @@ def test_restart_makes_up_for_what_was_missed_and_only_that(own: Conn, scheduler
     assert said(calls) == [["run", "--resources", "sites"]]
 
 
+def test_each_instance_makes_up_for_what_it_missed_itself(own: Conn, scheduler: Scheduler, calls: Path) -> None:
+    add_instance(own, 2, "west")
+    set_schedule(own, ENDPOINTS["sites"], last_minute())
+    set_schedule(own, ENDPOINTS["rooms"], last_minute())
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    add_run(own, "sites", datetime.now(UTC))
+    add_run(own, "rooms", datetime.now(UTC))
+    add_run(own, "sites", datetime.now(UTC), source_instance_id=2)
+    add_run(own, "rooms", yesterday, source_instance_id=2)
+    scheduler.start()
+    wait_for(lambda: said(calls))
+    assert said(calls) == [["run", "--resources", "rooms", "--instance", "west"]]
+
+
+def test_time_that_comes_while_a_missed_one_is_made_up_for_is_left_out(
+    own: Conn, scheduler: Scheduler, calls: Path, tmp_path: Path
+) -> None:
+    when = last_minute()
+    (tmp_path / "hold").touch()
+    for resource in ("sites", "rooms"):
+        set_schedule(own, ENDPOINTS[resource], when)
+    add_run(own, "sites", datetime.now(UTC) - timedelta(days=1))
+    scheduler.start()
+    wait_for(lambda: said(calls))
+    scheduler._fire(when)
+    wait_for(lambda: len(said(calls)) == 2)
+    scheduler._fire(when)
+    (tmp_path / "hold").unlink()
+    wait_for(lambda: not scheduler._busy)
+    assert said(calls) == [["run", "--resources", "sites"], ["run", "--resources", "rooms"]]
+    scheduler._fire(when)
+    wait_for(lambda: len(said(calls)) == 3)
+    assert said(calls)[-1] == ["run", "--resources", "sites,rooms"]
+
+
 def test_schedules_of_the_database_are_followed_as_they_change(own: Conn, scheduler: Scheduler, calls: Path) -> None:
     set_schedule(own, ENDPOINTS["sites"], "0 2 * * *")
     scheduler.start()
@@ -210,9 +284,14 @@ def test_schedules_of_the_database_are_followed_as_they_change(own: Conn, schedu
 def test_jobs_of_one_time_are_one_command(own: Conn, scheduler: Scheduler, calls: Path) -> None:
     for resource in ("rooms", "sites"):
         set_schedule(own, ENDPOINTS[resource], "0 2 * * *")
+    add_instance(own, 2, "west")
     scheduler._fire("0 2 * * *")
     scheduler._fire("0 3 * * *")
-    assert said(calls) == [["run", "--resources", "sites,rooms"]]
+    wait_for(lambda: not scheduler._busy)
+    assert sorted(said(calls)) == [
+        ["run", "--resources", "sites,rooms"],
+        ["run", "--resources", "sites,rooms", "--instance", "west"],
+    ]
 
 
 def test_time_that_comes_while_the_last_run_goes_on_is_left_out(
@@ -226,8 +305,9 @@ def test_time_that_comes_while_the_last_run_goes_on_is_left_out(
     for _ in range(2):
         job.modify(next_run_time=datetime.now(UTC))
         wait_for(lambda: scheduler.schedules()["0 2 * * *"] == tonight and said(calls))
-    assert said(calls) == [["run", "--resources", "sites"]]
     (tmp_path / "hold").unlink()
+    wait_for(lambda: not scheduler._busy)
+    assert said(calls) == [["run", "--resources", "sites"]]
 
 
 def test_stop_asks_the_running_command_to_end_and_begins_no_other(
@@ -240,7 +320,9 @@ def test_stop_asks_the_running_command_to_end_and_begins_no_other(
     wait_for(lambda: said(calls))
     scheduler.stop(wait_seconds=5)
     assert said(calls)[-1] == "terminated"
+    wait_for(lambda: not scheduler._busy)
     scheduler._fire("0 2 * * *")
+    assert not scheduler._busy
     assert len(said(calls)) == 2
 
 
