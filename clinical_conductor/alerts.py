@@ -305,14 +305,11 @@ def _tell_without_ledger(
     if away and soon and not seen and _mark(mark, 0):
         return nothing
     title = (away.meaning if away else kind) if began else f"no job could run: {away.meaning if away else kind}"
-    advice = (
-        ["What was committed is safe. Look, mend it, then run again:", away.command]
-        if away
-        else [REMEDIES.get(kind, UNKNOWN).meaning, "trialsync-etl doctor"]
-    )
-    paragraphs = ["\n    ".join([f"{title} ({kind})" if away else title, *advice, "trialsync-etl run"])]
-    if snapshot is not None and snapshot.troubles:
-        paragraphs.append(_message(find_troubles(snapshot), (), snapshot)[1])
+    advice = "What was committed is safe. Mend that first; the doctor tells more." if away else ""
+    lines = [title, advice or REMEDIES.get(kind, UNKNOWN).meaning, away.command if away else "trialsync-etl doctor"]
+    paragraphs = ["\n    ".join(lines)]
+    troubles = find_troubles(snapshot) if snapshot is not None else []
+    paragraphs.append(_message(troubles, (), snapshot)[1] if snapshot and troubles else "Then:\n    trialsync-etl run")
     failed = send(settings, f"TrialSync: {title}", "\n\n".join(paragraphs))
     sent = len(failed) < len(_talks(settings))
     if sent and away:

@@ -199,7 +199,12 @@ def show_mending(jobs: Iterable[Row]) -> None:
         for job in jobs
         if wants_retry(job.get("status") or job.get("run_status"), job["error_type"])
     ]
-    for command in fewest_commands(commands):
+    show_commands(fewest_commands(commands))
+
+
+def show_commands(commands: Iterable[str]) -> None:
+    """Commands that mend something."""
+    for command in commands:
         output().print(Text.assemble(("mend", "bold cyan"), f"    {command}"), soft_wrap=True)
 
 

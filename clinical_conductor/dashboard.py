@@ -165,15 +165,18 @@ def _night(snapshot: Snapshot) -> str:
 
 
 def _mending(snapshot: Snapshot) -> str:
-    """On a bad night: what failed, and what to type."""
+    """On a bad night: what failed, why if all of it failed for one reason, and what to type."""
     if not snapshot.commands:
         return ""
-    names = [label(job) for job in snapshot.troubles if job.health in HEALTH[:3]]
+    bad = [job for job in snapshot.troubles if job.health in HEALTH[:3]]
+    names = [label(job) for job in bad]
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
+    meanings = {job.remedy.meaning for job in bad if job.remedy}
+    why = f'<p class="why small muted">{escape(meanings.pop())}</p>' if len(meanings) == 1 else ""
     commands = "".join(code(command) for command in snapshot.commands[:3])
     more = f'<p class="small muted">{len(snapshot.commands) - 3} more below</p>' if snapshot.commands[3:] else ""
     return (
-        f'<div class="mending">{f"<p>{escape(shown)}</p>" if shown else ""}'
+        f'<div class="mending">{f"<p>{escape(shown)}</p>" if shown else ""}{why}'
         f'<div class="command"><span>Mend it with</span>{commands}{more}</div></div>'
     )
 

@@ -24,6 +24,7 @@ from clinical_conductor.jobs_config import load_jobs_config
 from clinical_conductor.logs import configure_logging
 from clinical_conductor.orchestrator import plan_jobs, run_jobs
 from clinical_conductor.planning import describe_plans
+from clinical_conductor.remedies import TRANSFORMATION
 from clinical_conductor.schedule import seed_jobs
 from clinical_conductor.selection import Switches, catalog_switches, choose, read_switches
 from clinical_conductor.settings import Settings
@@ -113,6 +114,7 @@ def _transform(settings: Settings) -> bool:
     bad = [row for row in procedures if row.status != "success"]
     for row in bad:
         console.output().print(f"{row.status}  {row.procedure}: {row.error}", markup=False, soft_wrap=True)
+    console.show_commands([TRANSFORMATION.command] if bad else [])
     console.output().print(
         f"Silver and gold: {len(procedures) - len(bad)} of {len(procedures)} procedures success · "
         f"{changed:,} rows changed in {time.monotonic() - began:.1f} s",

@@ -277,10 +277,9 @@ def test_a_full_disk_of_the_database_is_told_though_the_ledger_cannot_note_it(
     assert pings == ["/ping/fail"]
     assert text.splitlines() == [
         "*TrialSync: the disk of the database is full*",
-        "the disk of the database is full (DatabaseFull)",
-        "    What was committed is safe. Look, mend it, then run again:",
+        "the disk of the database is full",
+        "    What was committed is safe. Mend that first; the doctor tells more.",
         "    trialsync-etl doctor",
-        "    trialsync-etl run",
         "",
         f"rooms failed: DatabaseFull (run {run['id']})",
         f"    {REMEDIES['DatabaseFull'].meaning}",

@@ -232,9 +232,10 @@ def test_a_database_that_is_away_is_told_once_and_so_is_its_return(
     assert check_alerts(away) == Told(1, 0, False, ())
     assert hooks(web) == [
         "*TrialSync: the database cannot be reached*\n"
-        "the database cannot be reached (DatabaseTrouble)\n"
-        "    What was committed is safe. Look, mend it, then run again:\n"
-        "    trialsync-etl doctor\n"
+        "the database cannot be reached\n"
+        "    What was committed is safe. Mend that first; the doctor tells more.\n"
+        "    trialsync-etl doctor\n\n"
+        "Then:\n"
         "    trialsync-etl run"
     ]
     assert "hunter2" not in str(mail.mails) + str(web.got)
