@@ -54,6 +54,7 @@ def load_jobs_config(path: Path) -> dict[str, JobConfig]:
         ConfigurationError: the file is not as described above; the message names the file and the entry.
     """
     raw = _read(path)
+    _zone(path, raw)
     defaults = _fields(path, "defaults", raw.get("defaults") or {})
     entries = raw.get("jobs") or {}
     if not isinstance(entries, Mapping):
@@ -64,6 +65,8 @@ def load_jobs_config(path: Path) -> dict[str, JobConfig]:
             resource = find_endpoint(str(name)).resource
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: jobs: {error}") from None
+        if resource in jobs:
+            raise ConfigurationError(f"{path}: jobs: {name}: {resource} is there already. Keep one of the two entries.")
         jobs[resource] = JobConfig(resource=resource, **{**defaults, **_fields(path, resource, entry or {})})
     _check_dependencies(path, jobs)
     return jobs
@@ -75,7 +78,12 @@ def load_timezone(path: Path) -> tzinfo:
     Raises:
         ConfigurationError: there is no such zone.
     """
-    name = _read(path).get("timezone") or "UTC"
+    return _zone(path, _read(path))
+
+
+def _zone(path: Path, raw: Mapping[str, Any]) -> tzinfo:
+    """The zone that the file names."""
+    name = raw.get("timezone") or "UTC"
     try:
         return ZoneInfo(str(name))
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -88,8 +96,13 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     try:
         # Written in C where PyYAML was built with it: ten times as fast, and the dashboard waits for it.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(path.read_text(encoding="utf-8"))
+        try:
+            tree = loader.get_single_node()
+            _check_twice(path, tree)
+            raw = loader.construct_document(tree) if tree is not None else None
+        finally:
+            loader.dispose()
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -100,6 +113,21 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path} must hold {', '.join(_TOP)}.")
     _check_names(f"{path}", raw, _TOP)
     return raw
+
+
+def _check_twice(path: Path, node: Any) -> None:
+    """Refuse a name that one mapping has twice: YAML's last one would win in silence."""
+    if not isinstance(getattr(node, "value", None), list):
+        return
+    seen: set[str] = set()
+    for entry in node.value:
+        name, below = entry if isinstance(entry, tuple) else (None, entry)
+        if name is not None and isinstance(name.value, str):
+            if name.value in seen:
+                line = name.start_mark.line + 1
+                raise ConfigurationError(f"{path}, line {line}: {name.value} is there twice. Keep one of the two.")
+            seen.add(name.value)
+        _check_twice(path, below)
 
 
 def _fields(path: Path, entry: str, raw: object) -> dict[str, Any]:

@@ -87,6 +87,11 @@ def test_nothing_said_is_no_error(tmp_path: Path, text: str) -> None:
         ("jobs: {studies: {depends_on: [study_arms]}}", "in a circle: "),
         ("jobs: {sites: {depends_on: [rooms]}, rooms: {depends_on: [sites]}}", "in a circle: "),
         ("jobs: {a: [}", "is not valid YAML, line 1"),
+        ("jobs:\n  studies: {priority: 1}\n  studies: {priority: 2}", "line 3: studies is there twice"),
+        ("jobs: {studies: {priority: 1, priority: 2}}", "line 1: priority is there twice"),
+        ("jobs: {studies: {priority: 1}, 2: {priority: 2}}", "jobs: 2: studies is there already"),
+        ("timezone: UTC\ntimezone: Europe/Zurich", "line 2: timezone is there twice"),
+        ("timezone: Mars/Olympus", "'Mars/Olympus' is not known"),
     ],
 )
 def test_mistakes_are_named_with_the_file(tmp_path: Path, text: str, says: str) -> None:
