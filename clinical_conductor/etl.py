@@ -14,10 +14,11 @@ from clinical_conductor import runs
 from clinical_conductor.catalog import Endpoint, find_endpoint
 from clinical_conductor.context import JobResult, RunOptions
 from clinical_conductor.database import database_url, translated
+from clinical_conductor.jobs_config import load_jobs_config
 from clinical_conductor.migrations import connect_migrated
 from clinical_conductor.orchestrator import run_jobs
 from clinical_conductor.schedule import set_schedule
-from clinical_conductor.selection import choose, named_endpoints, read_switches
+from clinical_conductor.selection import choose, named_endpoints, read_switches, seed_jobs
 from clinical_conductor.settings import Settings, load_settings
 
 
@@ -76,8 +77,8 @@ class ETLOrchestrator:
         """
         return self._execute(added=named_endpoints(category=category)[1])
 
-    def schedule_job(self, job_id: int, cron_expression: str) -> None:
-        """Gives a job a schedule of five cron fields; `serve`, or an exported crontab, runs it.
+    def schedule_job(self, job_id: int, cron_expression: str | None) -> None:
+        """Gives a job a schedule of five cron fields, which `serve` or an exported crontab runs; None takes it away.
 
         Raises:
             ConfigurationError: there is no such job, or the expression is not cron.
@@ -115,7 +116,9 @@ class ETLOrchestrator:
 
     @contextmanager
     def _connection(self) -> Iterator[Connection[Any]]:
+        config = load_jobs_config(self.settings.jobs_file)
         with connect_migrated(database_url(self.settings)) as conn, translated():
+            seed_jobs(conn, config)
             yield conn
 
 

@@ -25,8 +25,7 @@ from clinical_conductor.logs import configure_logging
 from clinical_conductor.orchestrator import plan_jobs, run_jobs
 from clinical_conductor.planning import describe_plans
 from clinical_conductor.remedies import TRANSFORMATION
-from clinical_conductor.schedule import seed_jobs
-from clinical_conductor.selection import Switches, catalog_switches, choose, read_switches
+from clinical_conductor.selection import Switches, catalog_switches, choose, read_switches, seed_jobs
 from clinical_conductor.settings import Settings
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -27,6 +28,7 @@ from clinical_conductor.landing import one_landing
 from clinical_conductor.logs import get_logger, log_context
 from clinical_conductor.migrations import connect_migrated
 from clinical_conductor.planning import JobPlan, blank_plan, plan_job
+from clinical_conductor.selection import seed_jobs
 from clinical_conductor.settings import Settings
 
 log = get_logger(__name__)
@@ -59,15 +61,15 @@ def run_jobs(
     options = options or RunOptions()
     stop = stop or threading.Event()
     url = database_url(settings)
+    config = load_jobs_config(settings.jobs_file)
     with connect_migrated(url) as conn, translated():
+        seed_jobs(conn, config)
         instance = ensure_instance(conn, settings, options.instance)
         conn.execute("select dw_landing_schema(%s)", (instance.id,))
         for run_id in runs.close_dead_runs(conn):
             log.warning("dead_run_closed", run_id=run_id)
-        overrides = _overrides(conn)
-        priorities = _priorities(conn)
+        rows = _read_rows(conn)
         needed = _with_missing_parents(conn, instance.id, endpoints)
-    config = load_jobs_config(settings.jobs_file)
     client = _client(settings, instance, stop)
     batch_id = uuid4()
     jobs: dict[str, Job] = {}
@@ -89,11 +91,11 @@ def run_jobs(
             retry_delay=settings.retry_delay_seconds,
             stop=stop,
             on_progress=on_progress or (lambda _resource, _figures: None),
-            timeouts=_timeouts(config, overrides),
+            timeouts={row.resource: float(limit) for row in needed if (limit := rows[row.job_id].timeout_seconds)},
         )
         for row in needed:
-            path, _ = overrides.get(row.job_id, (None, None))
-            jobs[row.resource] = Job(context, row.at(path))
+            jobs[row.resource] = Job(context, row.at(rows[row.job_id].path))
+        priorities = {row.resource: rows[row.job_id].priority for row in needed}
         results = _Schedule(context, jobs, config, priorities, options.parallel or settings.parallel_jobs).run()
     return [results[row.resource] for row in endpoints]
 
@@ -106,7 +108,7 @@ class _Schedule:
         context: JobContext,
         jobs: Mapping[str, Job],
         config: Mapping[str, JobConfig],
-        priorities: Mapping[int, int],
+        priorities: Mapping[str, int],
         parallel: int,
     ) -> None:
         self._context = context
@@ -122,9 +124,7 @@ class _Schedule:
         self._waiting = sorted(
             (row.resource for row in order),
             key=lambda name: (
-                priorities.get(
-                    jobs[name].endpoint.job_id, config[name].priority if name in config else DEFAULT_PRIORITY
-                ),
+                priorities[name],
                 self._fan_outs[name] and last_runs.get(jobs[name].endpoint.job_id, 0),
                 rank[name],
             ),
@@ -275,31 +275,23 @@ def _staged_once(conn: Connection[Any], endpoint: Endpoint, instance_id: int) ->
     return bool(has_rows) and (successes > 0 or all_runs == 0)
 
 
-def _overrides(conn: Connection[Any]) -> dict[int, tuple[str | None, int | None]]:
-    """What dw_etl_jobs says of a job's path and time limit."""
+@dataclass(frozen=True, slots=True)
+class _JobRow:
+    """What the operator's row of dw_etl_jobs says about running a job."""
+
+    path: str | None
+    timeout_seconds: int | None
+    priority: int
+
+
+def _read_rows(conn: Connection[Any]) -> dict[int, _JobRow]:
+    """The rows of dw_etl_jobs by job id; config/jobs.yaml has seeded them, and has no say beside them."""
     return {
-        row[0]: (row[1], row[2])
-        for row in conn.execute("select id, source_endpoint, timeout_seconds from dw_etl_jobs").fetchall()
+        job_id: _JobRow(path, timeout, DEFAULT_PRIORITY if priority is None else priority)
+        for job_id, path, timeout, priority in conn.execute(
+            "select id, source_endpoint, timeout_seconds, priority from dw_etl_jobs"
+        ).fetchall()
     }
-
-
-def _priorities(conn: Connection[Any]) -> dict[int, int]:
-    """What dw_etl_jobs says of the order in which jobs start; config/jobs.yaml seeds it."""
-    return dict(conn.execute("select id, priority from dw_etl_jobs where priority is not null").fetchall())
-
-
-def _timeouts(
-    config: Mapping[str, JobConfig], overrides: Mapping[int, tuple[str | None, int | None]]
-) -> dict[str, float]:
-    """Seconds each job may take: of config/jobs.yaml, overruled by dw_etl_jobs."""
-    found: dict[str, float] = {
-        name: float(job.timeout_seconds) for name, job in config.items() if job.timeout_seconds is not None
-    }
-    for row in ENDPOINTS.values():
-        seconds = overrides.get(row.job_id, (None, None))[1]
-        if seconds is not None:
-            found[row.resource] = float(seconds)
-    return found
 
 
 def _client(settings: Settings, instance: Instance, stop: threading.Event) -> Client:

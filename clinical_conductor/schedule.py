@@ -30,9 +30,10 @@ from clinical_conductor.cron import check_cron, fire_times, next_fire
 from clinical_conductor.database import connect, database_url, translated
 from clinical_conductor.errors import ConfigurationError, DatabaseRefused, DatabaseTrouble
 from clinical_conductor.instances import scheduled_instances
-from clinical_conductor.jobs_config import JobConfig, load_jobs_config
+from clinical_conductor.jobs_config import load_jobs_config
 from clinical_conductor.logs import get_logger
 from clinical_conductor.monitoring import zone_of
+from clinical_conductor.selection import seed_jobs
 from clinical_conductor.settings import Settings
 
 CATCH_UP = timedelta(hours=6)
@@ -63,39 +64,6 @@ class ScheduledJob:
             return next_fire(check_cron(self.schedule), now, zone)
         except ConfigurationError:
             return None
-
-
-def seed_jobs(conn: psycopg.Connection[Any], config: Mapping[str, JobConfig]) -> int:
-    """Write config/jobs.yaml into the rows that have never been seeded; later edits of a row win. How many it were.
-
-    Raises:
-        DatabaseTrouble: the connection was lost.
-        DatabaseRefused: the rows may not be written.
-    """
-    with translated(), conn.transaction():
-        done = conn.execute(
-            """
-            update dw_etl_jobs as j set
-                schedule_cron = coalesce(j.schedule_cron, c.schedule),
-                priority = c.priority,
-                timeout_seconds = coalesce(j.timeout_seconds, c.timeout_seconds),
-                is_active = j.is_active and c.enabled,
-                inactive_reason = case when j.is_active and not c.enabled then 'enabled: false in config/jobs.yaml'
-                    else j.inactive_reason end,
-                updated_at = now()
-            from unnest(%s::text[], %s::text[], %s::integer[], %s::integer[], %s::boolean[])
-                as c (resource, schedule, priority, timeout_seconds, enabled)
-            where j.resource = c.resource and j.priority is null
-            """,
-            (
-                [job.resource for job in config.values()],
-                [job.schedule for job in config.values()],
-                [job.priority for job in config.values()],
-                [job.timeout_seconds for job in config.values()],
-                [job.enabled for job in config.values()],
-            ),
-        )
-    return done.rowcount
 
 
 def set_schedule(conn: psycopg.Connection[Any], endpoint: Endpoint, cron: str | None) -> None:

@@ -40,6 +40,41 @@ def read_switches(conn: Connection[Any]) -> Switches:
     return with_rows(conn.execute("select id, is_active, inactive_reason from dw_etl_jobs").fetchall())
 
 
+def seed_jobs(conn: Connection[Any], config: Mapping[str, JobConfig]) -> int:
+    """Write config/jobs.yaml into the rows that have never been seeded; later edits of a row win. How many it were.
+
+    Raises:
+        DatabaseTrouble: the connection was lost.
+        DatabaseRefused: the rows may not be written.
+    """
+    from clinical_conductor.database import translated  # brings psycopg, which --help can do without
+
+    with translated(), conn.transaction():
+        done = conn.execute(
+            """
+            update dw_etl_jobs as j set
+                schedule_cron = coalesce(j.schedule_cron, c.schedule),
+                priority = c.priority,
+                timeout_seconds = coalesce(j.timeout_seconds, c.timeout_seconds),
+                is_active = j.is_active and c.enabled,
+                inactive_reason = case when j.is_active and not c.enabled then 'enabled: false in config/jobs.yaml'
+                    else j.inactive_reason end,
+                updated_at = now()
+            from unnest(%s::text[], %s::text[], %s::integer[], %s::integer[], %s::boolean[])
+                as c (resource, schedule, priority, timeout_seconds, enabled)
+            where j.resource = c.resource and j.priority is null
+            """,
+            (
+                [job.resource for job in config.values()],
+                [job.schedule for job in config.values()],
+                [job.priority for job in config.values()],
+                [job.timeout_seconds for job in config.values()],
+                [job.enabled for job in config.values()],
+            ),
+        )
+    return done.rowcount
+
+
 def named_endpoints(
     resources: Sequence[str] = (), job_ids: Sequence[int] = (), category: str | None = None
 ) -> tuple[list[Endpoint], list[Endpoint]]:

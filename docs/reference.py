@@ -75,7 +75,7 @@ both days are restricted, either is enough. Times are those on the wall of `time
 - A time that passed while nothing was running is made up for when `serve --schedule` starts, if it is less than six
   hours ago, by the jobs that have not run since.
 - A time that comes while a job's last run still goes on, one that is made up for too, is left out for this job.
-- The schedules hold for every active instance of `dw_api_credentials` but `demo`, and each has a command of its own; see
+- The schedules hold for every active instance of `dw_api_credentials` but `demo`, each with a command of its own; see
   [deployment](deployment.md#several-instances).
 - Of several `serve --schedule` on one database, one schedules; another takes over when it ends.
 """

@@ -279,6 +279,18 @@ def test_a_job_ends_at_its_timeout_and_keeps_what_it_read(
     assert pipeline.ledger("patient_visits")["records_inserted"] == result.inserted
 
 
+def test_a_row_without_a_timeout_has_none_whatever_the_file_says(
+    pipeline_to: Callable[..., Pipeline], simulator: Simulator
+) -> None:
+    pipeline = pipeline_to(simulator)
+    pipeline.home.joinpath("jobs.yaml").write_text("jobs: {rooms: {timeout_seconds: 1}}\n")
+    pipeline.one("elements")
+    assert pipeline.query("select timeout_seconds from dw_etl_jobs where resource = 'rooms'") == [(1,)]
+    pipeline.query("update dw_etl_jobs set timeout_seconds = null where resource = 'rooms' returning 1")
+    simulator.fault("latency", resource="rooms", seconds=1.2, count=1)
+    assert pipeline.one("rooms").error is None
+
+
 def test_a_timeout_counts_from_the_start_of_its_own_job(
     pipeline_to: Callable[..., Pipeline], simulator: Simulator
 ) -> None:

@@ -101,6 +101,16 @@ def test_a_job_is_scheduled_and_looked_up(orchestrator: ETLOrchestrator) -> None
     assert (after.last_run_id, after.last_run_status) == (result.run_id, "success")
     assert after.last_run_records == result.records_loaded
     assert after.last_run_at is not None and after.last_run_at.tzinfo is not None
+    orchestrator.schedule_job(SITE, None)
+    assert orchestrator.get_job_status(SITE).schedule_cron is None
+
+
+def test_the_jobs_file_counts_from_python_too(orchestrator: ETLOrchestrator, pipeline: Pipeline) -> None:
+    off = [row.resource for row in ENDPOINTS.values() if row.job_id > 2]
+    pipeline.home.joinpath("jobs.yaml").write_text(
+        "jobs:\n" + "".join(f"  {name}: {{enabled: false}}\n" for name in off)
+    )
+    assert [result.job_id for result in orchestrator.execute_all_active_jobs()] == [1, 2]
 
 
 # -- DataLoader -------------------------------------------------------------------------------------------------------

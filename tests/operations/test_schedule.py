@@ -26,10 +26,10 @@ from clinical_conductor.schedule import (
     crontab,
     missed,
     read_schedules,
-    seed_jobs,
     set_enabled,
     set_schedule,
 )
+from clinical_conductor.selection import seed_jobs
 from clinical_conductor.settings import Settings
 from tests.fixtures.processes import wait_for
 from tests.operations.seeding import add_instance, add_run
