@@ -166,8 +166,8 @@ whose message says what to do; [troubleshooting](troubleshooting.md) lists them.
 ```python
 from clinical_conductor import DataLoader, ETLOrchestrator, TransformationEngine, endpoints, sample
 
-sample("studies", 3)                                    # a first look at the API
-result = ETLOrchestrator().execute_job(2)               # studies, as `trialsync-etl run --job-id 2`
+sample("studies", 3)  # a first look at the API
+result = ETLOrchestrator().execute_job(2)  # studies, as `trialsync-etl run --job-id 2`
 print(result.status, result.records_loaded, result.error_message)
 TransformationEngine().load_all_dimensions()
 DataLoader().upsert_records("dim_sites_staging", [{"id": 12, "name": "Site 12"}])
