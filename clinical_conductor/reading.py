@@ -175,7 +175,7 @@ def _producing(produce: Callable[[_Queue], None], threads: int) -> Iterator[_Que
 class FanOut:
     """Asks for the children of many parents at once.
 
-    Iterate once; afterwards `fetched`, `failed` and `gone` say what came of them. What `may_ask` refused is not asked
+    Iterate once; afterwards `fetched` and `failures` say what came of them. What `may_ask` refused is not asked
     for: those parents stay owed.
     """
 
@@ -192,8 +192,6 @@ class FanOut:
     FAILURES_IN_A_ROW of them before the first answer still speak of the endpoint."""
     fetched: int = 0
     failures: list[ParentOutcome] = field(default_factory=list)
-    error: TrialSyncError | None = None
-    """The last error of a parent, for the run's category."""
     _row: int = 0
     _unproven: list[Batch] = field(default_factory=list)
 
@@ -293,7 +291,6 @@ class FanOut:
             self._unproven = []
             return ready
         self.failures.append(outcome)
-        self.error = error or self.error
         self._row += 1
         if isinstance(error, ParentGone):
             if not self.fetched and parent.why != "gone":
