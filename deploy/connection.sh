@@ -29,3 +29,11 @@ else
   exit 2
 fi
 : "${PGDATABASE:?the URL names no database}"
+# A pg_dump that is older than the server refuses it. A server on this machine, such as the embedded one, tells its
+# administrator where its own programs are.
+if [ "${PGHOST:-}" = 127.0.0.1 ] || [ "${PGHOST:-}" = localhost ]; then
+  programs=$(psql --no-psqlrc -qAt -c "select setting from pg_config where name = 'BINDIR'" 2> /dev/null || true)
+  if [ -n "$programs" ] && [ -x "$programs/pg_dump" ]; then
+    PATH=$programs:$PATH
+  fi
+fi

@@ -160,6 +160,23 @@ def test_broken_backup_restores_nothing(
             assert contents(conn) == {}
 
 
+def test_old_client_finds_the_programs_of_a_server_on_this_machine(
+    kept: Nights, environment: dict[str, str], tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    programs = environment["PATH"].partition(":")[0]
+    for name, line in (("psql", f'exec {programs}/psql "$@"'), ("pg_dump", "exit 1"), ("pg_restore", "exit 1")):
+        (old / name).write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+        (old / name).chmod(0o755)
+    older = os.environ | {"PATH": f"{old}:{os.environ['PATH']}"}
+    done = run_script("backup.sh", str(tmp_path / "kept"), environment=older, DATABASE_URL=kept.url)
+    assert done.returncode == 0, done.stderr
+    away = "postgresql://nobody@127.0.0.1:1/none"
+    assert run_script("backup.sh", str(tmp_path / "new"), environment=older, DATABASE_URL=away).returncode != 0
+    assert not (tmp_path / "new").exists()
+
+
 def test_only_the_newest_backups_are_kept_and_a_failed_one_leaves_nothing(
     kept: Nights, environment: dict[str, str], tmp_path: Path
 ) -> None:
