@@ -88,6 +88,8 @@ class EmbeddedServer:
             ConfigurationError: the wheel is missing, or the directory cannot be used; says what to set instead.
             DatabaseTrouble: the server did not come up; names its log.
         """
+        if not self.home.exists():
+            _ = self.programs  # without them nothing is made
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             with self._locked():

@@ -185,6 +185,13 @@ def postmaster(home: Path) -> int:
     return int((home / "data" / "postmaster.pid").read_text().splitlines()[0])
 
 
+def test_without_its_programs_it_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "BINARIES", {VERSION: ()})
+    with pytest.raises(ConfigurationError, match="embedded PostgreSQL is not installed"):
+        EmbeddedServer(tmp_path / "home" / "postgres", VERSION).start()
+    assert not (tmp_path / "home").exists()
+
+
 def test_it_starts_for_itself_alone_with_a_password(server: EmbeddedServer) -> None:
     url = server.start()
     assert url.startswith("postgresql://trialsync:")
