@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from clinical_conductor.catalog import ENDPOINTS, Endpoint, fill_path, find_endpoint
-from clinical_conductor.client import Client
+from clinical_conductor.client import Answer, Client
 from clinical_conductor.envelopes import open_envelope
-from clinical_conductor.errors import ConfigurationError
+from clinical_conductor.errors import ConfigurationError, EndpointNotFound
 from clinical_conductor.odata import MAX_PAGE, Capabilities
 from clinical_conductor.paging import Listing
 from clinical_conductor.source import source_settings
@@ -35,7 +35,7 @@ class ClinicalConductorClient:
 
     def get(self, endpoint: str, params: Mapping[str, Any] | None = None) -> Any:
         """One answer, as JSON."""
-        return msgspec.json.decode(self.client.fetch(_whole_path(endpoint), params).document.masked)
+        return msgspec.json.decode(self._fetch(_whole_path(endpoint), params or {}).document.masked)
 
     def get_odata(self, endpoint: str, filter: str | None = None, top: int = MAX_PAGE) -> list[Any]:
         """The records of one request: those that match `filter`, at most `top`."""
@@ -60,11 +60,23 @@ class ClinicalConductorClient:
         missing = [name for name in row.parameters if name not in parameters]
         if missing:
             raise ConfigurationError(f"{path} needs a value for {', '.join(missing)}.")
-        return self._records(fill_path(path, tuple(str(parameters[name]) for name in row.parameters)), {})
+        values = tuple(str(parameters[name]) for name in row.parameters)
+        return self._records(path, {}, values)
 
-    def _records(self, path: str, query: Mapping[str, Any]) -> list[Any]:
-        envelope = open_envelope(self.client.fetch(path, query).document, what=path, single=None)
+    def _records(self, path: str, query: Mapping[str, Any], values: tuple[str, ...] = ()) -> list[Any]:
+        envelope = open_envelope(self._fetch(path, query, values).document, what=path, single=None)
         return [msgspec.json.decode(raw) for raw in envelope.raws]
+
+    def _fetch(self, path: str, query: Mapping[str, Any], values: tuple[str, ...] = ()) -> Answer:
+        """One answer; a 404 is told to somebody who has a path and values, and no job."""
+        try:
+            return self.client.fetch(fill_path(path, values), query)
+        except EndpointNotFound:
+            about = "Either nothing has these values, or the path is wrong" if values else "Check the path"
+            raise EndpointNotFound(
+                f"{path}: the API answered 404. {about}; and if every path is answered so, CC_API_BASE_URL lacks its"
+                " own, such as /CCSWEB."
+            ) from None
 
 
 def _path(endpoint: str) -> str:

@@ -42,6 +42,7 @@ import dlt  # isort: skip
 from dlt.common.configuration import configspec  # isort: skip
 from dlt.common.configuration.specs import BaseConfiguration  # isort: skip
 from dlt.extract import DltResource  # isort: skip
+from dlt.extract.exceptions import PipeException  # isort: skip
 
 from clinical_conductor.catalog import (
     ENDPOINTS,
@@ -51,7 +52,7 @@ from clinical_conductor.catalog import (
     join_key,
     split_key,
 )
-from clinical_conductor.errors import ConfigurationError, ParentGone
+from clinical_conductor.errors import ConfigurationError, ParentGone, TrialSyncError
 from clinical_conductor.odata import MAX_PAGE, Capabilities
 from clinical_conductor.paging import Listing
 from clinical_conductor.records import parse_time
@@ -146,8 +147,11 @@ def clinical_conductor(
         batch_size=page_size,
         api_rate_limit=rate_limit,
     )
-    names = [resources] if isinstance(resources, str) else resources
-    chosen = [find_endpoint(name) for name in names] if names else [row for row in ENDPOINTS.values() if row.active]
+    names = [resources] if isinstance(resources, str) and resources else resources
+    if names is not None and not names:
+        raise ConfigurationError("resources is empty: name one or more, or leave it out for all active ones.")
+    active = [row for row in ENDPOINTS.values() if row.active]
+    chosen = active if names is None else [find_endpoint(name) for name in names]
     needed = {row.resource: row for row in chosen}
     for row in chosen:
         needed.update((name, ENDPOINTS[name]) for name in _ancestors(row))
@@ -421,9 +425,16 @@ def sample(resource: str, n: int = 10, **arguments: Any) -> list[dict[str, Any]]
 
     Raises:
         ConfigurationError: there is no such resource, or a setting is missing.
+        TrialSyncError: of the client, such as Unauthorised; dlt's own wrapping is taken off.
     """
     name = find_endpoint(resource).resource
     if not isinstance(n, int) or n < 0:
         raise ConfigurationError(f"sample: n is {n!r}; it must be a whole number, 0 or more.")
     source = clinical_conductor(resources=[name], limit=n, **arguments)
-    return [dict(record) for record in islice(source.resources[name], n)]
+    try:
+        return [dict(record) for record in islice(source.resources[name], n)]
+    except PipeException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, TrialSyncError):
+            cause = cause.__cause__ or cause.__context__
+        raise cause or error from None

@@ -11,7 +11,7 @@ import requests_mock
 
 import clinical_conductor as package
 from clinical_conductor.catalog import ENDPOINTS
-from clinical_conductor.errors import ConfigurationError
+from clinical_conductor.errors import ConfigurationError, EndpointNotFound, Unauthorised
 from clinical_conductor.scripting import ClinicalConductorClient
 from clinical_conductor.source import (
     Record,
@@ -184,3 +184,30 @@ def test_get_and_its_relatives() -> None:
         assert client.get_with_parameters("study_arms", {"studyId": 7}) == [{"Id": 2}]
         with pytest.raises(ConfigurationError, match="studyId"):
             client.get_with_parameters("study_arms", {})
+
+
+def test_a_404_by_path_speaks_of_the_path_and_of_no_job() -> None:
+    client = ClinicalConductorClient(URL, "k", api_rate_limit=0.0)
+    with requests_mock.Mocker() as api:
+        api.get(requests_mock.ANY, status_code=404)
+        with pytest.raises(EndpointNotFound) as caught:
+            client.get_with_parameters("study_arms", {"studyId": 4711})
+        assert "/api/v1/studies/{studyId}/arms: the API answered 404. Either nothing has these values" in str(
+            caught.value
+        )
+        assert "4711" not in str(caught.value) and "job" not in str(caught.value)
+        with pytest.raises(EndpointNotFound, match="Check the path"):
+            client.get("/api/v1/anything")
+
+
+def test_what_the_client_says_comes_out_of_sample_unwrapped() -> None:
+    with requests_mock.Mocker() as api:
+        api.get(requests_mock.ANY, status_code=401)
+        with pytest.raises(Unauthorised, match="CC_API_KEY"):
+            sample("sites", 1, **LOGIN)
+
+
+def test_no_resources_are_not_all_resources() -> None:
+    for nothing in ([], (), ""):
+        with pytest.raises(ConfigurationError, match="resources is empty"):
+            clinical_conductor(resources=nothing, **LOGIN)
