@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
+import typer.main
 
 from clinical_conductor import __version__, console, operations_cli
 from clinical_conductor.catalog import CATEGORIES, ENDPOINTS, find_endpoint
 from clinical_conductor.errors import ConfigurationError
-from clinical_conductor.selection import named_endpoints, waiting_for
+from clinical_conductor.selection import complete_category, complete_resources, named_endpoints, waiting_for
 from clinical_conductor.settings import Settings, load_settings
 
 STATUS_COLUMNS = {
@@ -62,19 +64,19 @@ def _whole(
     """Clinical Conductor into PostgreSQL. Start with: trialsync-etl demo"""
 
 
-def _complete_resource(incomplete: str) -> list[str]:
-    """Resource names for the shell's completion; what stands before the last comma is kept."""
-    head, comma, tail = incomplete.rpartition(",")
-    return [head + comma + row.resource for row in ENDPOINTS.values() if row.active and row.resource.startswith(tail)]
-
-
 Resources = Annotated[
     list[str] | None,
-    typer.Option("--resources", "-r", metavar="A,B", help="Resources by name.", autocompletion=_complete_resource),
+    typer.Option("--resources", "-r", metavar="A,B", help="Resources by name.", autocompletion=complete_resources),
 ]
 JobIds = Annotated[list[int] | None, typer.Option("--job-id", "-j", metavar="N", help="A job by its id; repeatable.")]
 CategoryOption = Annotated[
-    str | None, typer.Option("--category", metavar="C", help=f"All of a category: {', '.join(CATEGORIES)}.")
+    str | None,
+    typer.Option(
+        "--category",
+        metavar="C",
+        help=f"All of a category: {', '.join(CATEGORIES)}.",
+        autocompletion=complete_category,
+    ),
 ]
 All = Annotated[bool, typer.Option("--all", help="Every active job; the default.")]
 FullRefresh = Annotated[bool, typer.Option("--full-refresh", help="Read everything again and compare it in full.")]
@@ -358,19 +360,30 @@ that --help stays quick.
 """
 
 
+def _command_of(name: str, module: str) -> Any:
+    """A command of another module, with its options."""
+    room = typer.Typer(pretty_exceptions_enable=False, add_completion=False, context_settings=HELP)
+    room.command(name)(getattr(import_module(module), f"{name}_command"))
+    return typer.main.get_command(room)
+
+
 def register(name: str, module: str, help_text: str) -> None:
     """Offer a command of another module; its options are read when it is called."""
 
+    class Room(typer.core.TyperCommand):
+        def get_params(self, ctx: Any) -> list[Any]:
+            """The options, where the shell asks for them; else none, as they are read in `forward`."""
+            return _command_of(name, module).get_params(ctx) if ctx.resilient_parsing else super().get_params(ctx)
+
     @app.command(
         name,
+        cls=Room,
         help=help_text,
         add_help_option=False,
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )
     def forward(ctx: typer.Context) -> None:
-        room = typer.Typer(pretty_exceptions_enable=False, add_completion=False, context_settings=HELP)
-        room.command(name)(getattr(import_module(module), f"{name}_command"))
-        room(args=ctx.args, prog_name=ctx.command_path)
+        _command_of(name, module)(args=ctx.args, prog_name=ctx.command_path)
 
 
 for _name, (_module, _help) in ROOMS.items():

@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -299,5 +299,8 @@ def _cell(name: str, value: Any) -> Text:
 
 
 def _plain(value: Any) -> str:
-    """A value JSON has no form for."""
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    """A value JSON has no form for; times are told in UTC, as which the ledger keeps them without a zone."""
+    if not isinstance(value, datetime):
+        return str(value)
+    aware = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return aware.isoformat().replace("+00:00", "Z")

@@ -297,7 +297,8 @@ def _trouble(probe: Probe) -> str:
         )
     if isinstance(probe.error, EndpointNotOffered):
         return f"{row.resource} answers 501: this edition of Clinical Conductor does not have it. {off}"
-    return f"{row.resource}: {probe.text}"
+    text = probe.text or ""
+    return text if text.startswith(f"{row.resource}:") else f"{row.resource}: {text}"
 
 
 def skew(seconds: float) -> str:

@@ -19,7 +19,7 @@ from clinical_conductor.catalog import ENDPOINTS
 from clinical_conductor.diagnosis import LEVELS, Level, Report, examine, skew, sorted_findings
 from clinical_conductor.logs import configure_logging
 from clinical_conductor.probing import Probe
-from clinical_conductor.selection import named_endpoints
+from clinical_conductor.selection import complete_resources, named_endpoints
 from clinical_conductor.settings import load_settings
 
 COLOURS: dict[Level, str] = {"error": "bold red", "warning": "yellow", "note": "cyan"}
@@ -81,7 +81,10 @@ def _row(probe: Probe, *, off: bool) -> dict[str, Any]:
 
 def doctor_command(
     resources: Annotated[
-        list[str] | None, typer.Option("--resources", "-r", metavar="A,B", help="Only these, by name.")
+        list[str] | None,
+        typer.Option(
+            "--resources", "-r", metavar="A,B", help="Only these, by name.", autocompletion=complete_resources
+        ),
     ] = None,
     instance: Annotated[
         str | None, typer.Option("--instance", metavar="NAME", help="Instance, as dw_api_credentials names it.")

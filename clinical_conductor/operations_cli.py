@@ -18,6 +18,7 @@ import typer
 from clinical_conductor import __version__
 from clinical_conductor.catalog import Endpoint, find_endpoint
 from clinical_conductor.errors import ConfigurationError, TrialSyncError
+from clinical_conductor.selection import complete_resource
 from clinical_conductor.settings import Setting, Settings, load_settings, read_environment
 
 SERVE_SETTINGS: dict[str, Setting] = {
@@ -104,7 +105,10 @@ def schedule(
     ctx: typer.Context,
     job_id: Annotated[int | None, typer.Option("--job-id", "-j", metavar="N", help="The job, by its id.")] = None,
     resource: Annotated[
-        str | None, typer.Option("--resource", "-r", metavar="NAME", help="The job, by its resource.")
+        str | None,
+        typer.Option(
+            "--resource", "-r", metavar="NAME", help="The job, by its resource.", autocompletion=complete_resource
+        ),
     ] = None,
     cron: Annotated[
         str | None, typer.Option("--cron", metavar="'0 2 * * *'", help="Five cron fields; '' for: only by hand.")
@@ -118,7 +122,9 @@ def schedule(
     if ctx.invoked_subcommand is not None:
         return
     if (job_id is None) == (resource is None):
-        raise ConfigurationError("Say which job: --job-id N or --resource NAME. `schedule list` shows all of them.")
+        raise ConfigurationError(
+            "Say which job: --job-id N or --resource NAME. `trialsync-etl list` shows all of them."
+        )
     if cron is None and enable is None and timeout is None:
         raise ConfigurationError("Say what: --cron '0 2 * * *', --timeout SECONDS, --enable or --disable.")
     endpoint: Endpoint = find_endpoint(job_id if job_id is not None else str(resource))
@@ -161,9 +167,11 @@ def schedule_list(
     for job in jobs:
         moment = job.next_run(now, zone)
         if job.schedule and job.active:
-            when = f"{moment:%Y-%m-%d %H:%M %Z}" if moment else "never: not a schedule"
-            rows.append({"job_id": job.job_id, "resource": job.resource, "schedule": job.schedule, "next_run": when})
-    rows.sort(key=lambda row: (row["next_run"], row["job_id"]))
+            rows.append({"job_id": job.job_id, "resource": job.resource, "schedule": job.schedule, "next_run": moment})
+    rows.sort(key=lambda row: (row["next_run"] is None, row["next_run"] or now, row["job_id"]))
+    for row in [] if as_json else rows:
+        moment = row["next_run"]
+        row["next_run"] = f"{moment:%Y-%m-%d %H:%M %Z}" if moment else "never: not a schedule"
     empty = "No job has a schedule: trialsync-etl schedule --job-id 1 --cron '0 2 * * *'"
     console.show_rows(rows, ("job_id", "resource", "schedule", "next_run"), as_json=as_json, empty=empty)
 

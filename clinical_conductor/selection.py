@@ -75,6 +75,22 @@ def seed_jobs(conn: Connection[Any], config: Mapping[str, JobConfig]) -> int:
     return done.rowcount
 
 
+def complete_resource(incomplete: str) -> list[str]:
+    """Names of active resources for the shell's completion."""
+    return [row.resource for row in ENDPOINTS.values() if row.active and row.resource.startswith(incomplete)]
+
+
+def complete_resources(incomplete: str) -> list[str]:
+    """The same of a list; what stands before the last comma is kept."""
+    head, comma, tail = incomplete.rpartition(",")
+    return [head + comma + name for name in complete_resource(tail)]
+
+
+def complete_category(incomplete: str) -> list[str]:
+    """Categories for the shell's completion."""
+    return [name for name in CATEGORIES if name.startswith(incomplete)]
+
+
 def named_endpoints(
     resources: Sequence[str] = (), job_ids: Sequence[int] = (), category: str | None = None
 ) -> tuple[list[Endpoint], list[Endpoint]]:

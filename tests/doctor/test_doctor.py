@@ -111,6 +111,7 @@ def test_no_record_no_id_and_no_key_is_in_what_is_printed(
     show(report)
     text = capsys.readouterr().out + json.dumps(report.as_json())
     assert "study_arms answers 404" in text
+    assert "error  patient_allergies: " in text and "patient_allergies: patient_allergies:" not in text
     assert "a-key-nobody-may-see" not in text
     values = set()
     for name in ("patients", "studies", "subjects", "patient_visits", "staff"):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 import requests
@@ -58,7 +59,9 @@ def test_schedule_set_listed_and_exported(main: Main, database: str) -> None:
     code, out, _ = main("schedule", "list", "--json")
     rows = {row["resource"]: row for row in json.loads(out)}
     assert rows["studies"]["schedule"] == "30 4 * * sun"
-    assert " 04:30 CE" in rows["studies"]["next_run"]
+    moment = datetime.strptime(rows["studies"]["next_run"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    assert moment.astimezone(ZoneInfo("Europe/Zurich")).strftime("%a %H:%M") == "Sun 04:30"
+    assert " 04:30 CE" in main("schedule", "list")[1]
     assert rows["sites"]["schedule"] == "0 2 * * *"
     code, out, _ = main("schedule", "export", "--crontab", "--command", "/opt/t")
     assert "CRON_TZ=Europe/Zurich" in out

@@ -264,11 +264,27 @@ def test_the_pipelines_script_is_the_run_command(
         assert words in " ".join((shown.out + shown.err).split())
 
 
-def test_the_shell_completes_resource_names() -> None:
-    assert cli._complete_resource("stud")[:2] == ["studies", "study_documents"]
-    assert cli._complete_resource("sites,patient_vi") == [
-        f"sites,{name}" for name in ("patient_visits", "patient_visit_elements", "patient_visit_stipends")
-    ]
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("run --resources stud", ["studies", "study_documents"]),
+        ("run --resources sites,patient_vi", ["sites,patient_visits"]),
+        ("run --category fin", ["finance"]),
+        ("schedule --resource stud", ["studies", "study_documents"]),
+        ("doctor --resources stud", ["studies", "study_documents"]),
+        ("doctor --fi", ["--fix"]),
+        ("transform --fa", ["--facts"]),
+    ],
+)
+def test_the_shell_completes_names_and_options(
+    line: str, expected: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_TRIALSYNC_ETL_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"trialsync-etl {line}")
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split())))
+    with pytest.raises(SystemExit):
+        cli.main([])
+    assert capsys.readouterr().out.split()[: len(expected)] == expected
 
 
 # -- how a run looks -------------------------------------------------------------------------------
@@ -358,7 +374,7 @@ def test_rows_print_times_counts_and_ids_as_people_write_them(capsys: pytest.Cap
         "1.2",
     ]
     console.show_rows(rows, (), as_json=True)
-    assert json.loads(capsys.readouterr().out)[0]["at"] == "2024-05-01T06:30:15"
+    assert json.loads(capsys.readouterr().out)[0]["at"] == "2024-05-01T06:30:15Z"
     console.show_rows([], (), empty="Nothing yet.")
     assert capsys.readouterr().out == "Nothing yet.\n"
 
