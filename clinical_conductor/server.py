@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 import uvicorn
 from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clinical_conductor import dashboard, metrics
 from clinical_conductor.alerts import check_alerts
@@ -320,12 +321,19 @@ def _guard(app: FastAPI, access: Access) -> None:
     @app.middleware("http")
     async def check(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         if request.url.path not in OPEN_PATHS and not access.allows(request.headers):
-            ask = {"WWW-Authenticate": 'Basic realm="TrialSync"'} if access.token else {}
+            if not access.token:
+                why = (
+                    "Without TRIALSYNC_TOKEN only this machine is answered, by the name localhost or 127.0.0.1: set it."
+                )
+                return JSONResponse({"detail": why}, 403, HEADERS)
+            ask = {"WWW-Authenticate": 'Basic realm="TrialSync"'}
             return JSONResponse({"detail": "A token is needed."}, 401, ask | HEADERS)
         response = await call_next(request)
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         return response
+
+    app.add_middleware(_HeadAsGet)
 
     @app.exception_handler(TrialSyncError)
     async def trouble(request: Request, error: TrialSyncError) -> Response:
@@ -334,6 +342,19 @@ def _guard(app: FastAPI, access: Access) -> None:
             text = dashboard.trouble_page(type(error).__name__, datetime.now(UTC), UTC, version=app.version)
             return HTMLResponse(text, 503, HEADERS)
         return JSONResponse({"detail": f"The ledger cannot be read: {type(error).__name__}."}, 503, HEADERS)
+
+
+class _HeadAsGet:
+    """HEAD is answered wherever GET is, as load balancers ask; uvicorn leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self.app(scope, receive, send)
 
 
 def job_json(job: Job) -> dict[str, Any]:

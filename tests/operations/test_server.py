@@ -99,8 +99,17 @@ def test_pages_carry_headers_that_forbid_scripts_and_framing(url: str) -> None:
         assert "server" not in headers
 
 
+def test_head_is_answered_where_get_is(url: str) -> None:
+    for path in ("/", "/health", "/ready", "/api/jobs"):
+        answer = requests.head(url + path, timeout=10)
+        assert (answer.status_code, answer.content) == (200, b""), path
+    assert requests.head(f"{url}/api/runs/999999", timeout=10).status_code == 404
+
+
 def test_without_a_token_only_this_machine_by_its_own_name(url: str) -> None:
-    assert requests.get(url, headers={"Host": "evil.example.com"}, timeout=10).status_code == 401
+    answer = requests.get(url, headers={"Host": "evil.example.com"}, timeout=10)
+    assert answer.status_code == 403
+    assert "TRIALSYNC_TOKEN" in answer.json()["detail"]
     assert requests.get(f"{url}/health", headers={"Host": "evil.example.com"}, timeout=10).status_code == 200
     assert requests.get(url, headers={"Host": "localhost:8080"}, timeout=10).status_code == 200
 
