@@ -99,6 +99,7 @@ class Job:
                 runs.lock_table(conn, context.instance_id, endpoint.table, own_run=self.run_id)
                 if again and self._ended_well(conn):
                     return
+                self._account.kept = self.result.inserted + self.result.updated
                 self._account.warnings.clear()
                 if self.run_id is None:
                     planned = plan_job(

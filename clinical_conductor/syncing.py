@@ -56,6 +56,8 @@ class Account:
     warnings: list[str] = field(default_factory=list)
     reading: float = 0.0
     """Seconds spent waiting for the API."""
+    kept: int = 0
+    """Rows that earlier attempts committed: served again, they are no duplicates."""
 
     @property
     def warning(self) -> str | None:
@@ -195,7 +197,8 @@ class Sync:
         stage, cursor = self.stage, self.capabilities.cursor
         if not listing.complete or cursor is None or listing.cursor_high is None:
             return
-        if full and (stage.counts.rejected > before.rejected or stage.counts.duplicate > before.read):
+        twice = stage.counts.duplicate > before.read + self.account.kept
+        if full and (stage.counts.rejected > before.rejected or twice):
             # Staging cannot hold as many rows as upstream counts, so the cursor could never prove anything.
             findings.drop_watermark(stage.conn, self.endpoint.job_id, self.context.instance_id)
             return
@@ -386,7 +389,7 @@ class Sync:
         """
         counts, details, warnings = self.stage.counts, self.account.details, self.account.warnings
         read, rejected = counts.read - before.read, counts.rejected - before.rejected
-        duplicate = max(0, counts.duplicate - before.read)
+        duplicate = max(0, counts.duplicate - before.read - self.account.kept)
         details["staged_count"] = staged = self._staged()
         self._cut = listing.cut
         if not listing.complete:

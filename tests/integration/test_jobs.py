@@ -13,11 +13,12 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from clinical_conductor import job, runs
+from clinical_conductor import job, runs, staging
 from clinical_conductor.errors import ConfigurationError, DatabaseTrouble, WorkspaceTrouble
+from clinical_conductor.landing import Landing
 from clinical_conductor.simulator import Simulator
 from clinical_conductor.simulator.api import Request
-from tests.fixtures.pipeline import LOADED, Pipeline
+from tests.fixtures.pipeline import LOADED, Pipeline, land_by_copy
 
 
 def some_id(simulator: Simulator, resource: str, place: int = 0) -> str:
@@ -338,6 +339,33 @@ def test_a_database_session_ended_in_the_middle_is_opened_again(
     assert pipeline.differences("patient_visits") == {}
     assert pipeline.unsound() == []
     assert len(pipeline.query("select id from dw_etl_runs")) == 1
+
+
+def test_rows_that_were_committed_before_the_connection_was_lost_are_not_served_twice(
+    pipeline_to: Callable[..., Pipeline], simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "CHUNK_ROWS", 20)
+    monkeypatch.setattr(Landing, "land", land_by_copy)
+    pipeline = pipeline_to(simulator, batch_size=10)
+    kept: list[int] = []
+
+    def end_session(request: Request) -> None:
+        if kept or "patient-visits" not in request.path:
+            return
+        with psycopg.connect(pipeline.url, autocommit=True) as conn:
+            if rows := conn.execute("select count(*) from dim_patient_visits_staging").fetchall()[0][0]:
+                conn.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity"
+                    " where application_name like 'trialsync patient_visits' and datname = current_database()"
+                )
+                kept.append(rows)
+
+    simulator.on_request(end_session)
+    result = pipeline.one("patient_visits")
+    assert kept and result.duplicates >= kept[0]
+    assert (result.status, result.warning, result.inserted) == ("success", None, pipeline.count("patient_visits"))
+    assert pipeline.differences("patient_visits") == {}
+    assert pipeline.query("select count(*) from dw_etl_watermarks") == [(1,)]
 
 
 def test_a_deadline_that_is_over_starts_nothing(loaded: Pipeline, simulator: Simulator) -> None:
