@@ -18,6 +18,7 @@ from clinical_conductor.cron import CronClock
 from clinical_conductor.database import connect, database_url, translated
 from clinical_conductor.errors import ConfigurationError
 from clinical_conductor.health import health_of, night_of, remedy_of
+from clinical_conductor.instances import scheduled_instances
 from clinical_conductor.jobs_config import load_timezone
 from clinical_conductor.ledger import Check, Day, Job, Run, Snapshot, Transformation
 from clinical_conductor.settings import Settings
@@ -258,6 +259,7 @@ def _read_jobs(conn: psycopg.Connection[Any], zone: tzinfo, now: datetime) -> tu
     }
 
     clock = CronClock(zone, now, grace=GRACE)
+    scheduled = {None, *scheduled_instances(conn).values()}
     several = len({instance for _, instance in runs if instance is not None}) > 1
     jobs: list[Job] = []
     for row in rows:
@@ -265,7 +267,8 @@ def _read_jobs(conn: psycopg.Connection[Any], zone: tzinfo, now: datetime) -> tu
             key = (row["id"], instance)
             mine = tuple(runs.get(key, ()))
             active = bool(row["is_active"])
-            schedule, next_run, missed = _schedule(row, mine, clock) if active else (row["schedule_cron"], None, 0)
+            due = active and instance in scheduled
+            schedule, next_run, missed = _schedule(row, mine, clock) if due else (row["schedule_cron"], None, 0)
             health = health_of(active, mine, missed, now)
             jobs.append(
                 Job(

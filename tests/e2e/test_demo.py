@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 
 import psycopg
 
@@ -21,11 +20,8 @@ def test_the_demo_loads_every_active_job_and_the_second_time_changes_nothing(etl
         "CC_API_BASE_URL": "https://ccs.example.com",
     }
     try:
-        began = time.monotonic()
         first = etl("demo", "--results", "first.json")
-        seconds = time.monotonic() - began
         assert first.returncode == 0, first.stdout + first.stderr
-        assert seconds < 90
         jobs = {job["job_id"]: job for job in json.loads((etl.cwd / "first.json").read_text())["jobs"]}
         assert set(jobs) == {row.job_id for row in ACTIVE}
         assert {job["status"] for job in jobs.values()} == {"success"}

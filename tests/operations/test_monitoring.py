@@ -140,6 +140,16 @@ def test_overdue_after_an_hour_of_grace(conn: Conn, hours_late: float, missed: i
     assert found.next_run.isoformat().endswith("T04:00:00+02:00")
 
 
+def test_an_instance_that_is_not_scheduled_is_never_overdue(conn: Conn) -> None:
+    conn.execute("update dw_etl_jobs set schedule_cron = '0 4 * * *' where id = 2")
+    for number, name in ((1, "default"), (2, "west"), (3, "demo")):
+        add_instance(conn, number, name)
+        add_run(conn, "studies", NOW - timedelta(days=3), source_instance_id=number)
+    conn.execute("update dw_api_credentials set is_active = false where instance_name = 'west'")
+    found = {j.instance: (j.missed > 0, j.health) for j in take_snapshot(conn, now=NOW).jobs if j.resource == "studies"}
+    assert found == {"default": (True, "overdue"), "west": (False, "ok"), "demo": (False, "ok")}
+
+
 def test_schedule_that_is_none_is_shown_and_never_due(conn: Conn) -> None:
     conn.execute("update dw_etl_jobs set schedule_cron = 'each night' where id = 2")
     found = job(take_snapshot(conn, now=NOW), "studies")

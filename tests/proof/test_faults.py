@@ -109,7 +109,8 @@ def test_passing_trouble_is_overcome(simulator: Simulator, new_instance: Make, f
     assert injected.fired
     is_right(pipeline, simulator, resource, result)
     if kind != "duplicate-page":
-        assert result.retries == injected.fired
+        # At least: on a busy machine an answer may also be late.
+        assert result.retries >= injected.fired
 
 
 RECORDS = {
