@@ -32,17 +32,19 @@ def health_of(active: bool, runs: Sequence[Run], missed: int, now: datetime) -> 
     return "attention" if last.warning or last.rejected or last.parents_failed else "ok"
 
 
-def remedy_of(health: str, job_id: int, resource: str, runs: Sequence[Run]) -> Remedy | None:
+def remedy_of(
+    health: str, job_id: int, resource: str, runs: Sequence[Run], instance: str | None = None
+) -> Remedy | None:
     """What mends a job that somebody has to look at."""
     last = runs[-1] if runs else None
     run_id = last.id if last else None
     if health == "failed" and last is not None:
-        return remedy_for(last.error_type, job_id=job_id, resource=resource, run_id=run_id)
+        return remedy_for(last.error_type, job_id=job_id, resource=resource, run_id=run_id, instance=instance)
     if health in ("stuck", "overdue"):
-        return remedy_for(health, job_id=job_id, resource=resource, run_id=run_id)
+        return remedy_for(health, job_id=job_id, resource=resource, run_id=run_id, instance=instance)
     if health == "attention" and last is not None:
         kind = "ParentFailed" if last.parents_failed else "RecordRejected" if last.rejected else "warning"
-        return remedy_for(kind, job_id=job_id, resource=resource, run_id=run_id)
+        return remedy_for(kind, job_id=job_id, resource=resource, run_id=run_id, instance=instance)
     return None
 
 

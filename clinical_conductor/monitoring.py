@@ -265,6 +265,7 @@ def _read_jobs(conn: psycopg.Connection[Any], zone: tzinfo, now: datetime) -> tu
     for row in rows:
         for instance in sorted((i for job, i in runs if job == row["id"]), key=lambda i: i or 0) or [None]:
             key = (row["id"], instance)
+            name = names.get(instance) if several and instance is not None else None
             mine = tuple(runs.get(key, ()))
             active = bool(row["is_active"])
             due = active and instance in scheduled
@@ -278,7 +279,7 @@ def _read_jobs(conn: psycopg.Connection[Any], zone: tzinfo, now: datetime) -> tu
                     category=row["category"] or "",
                     table=row["target_table"] or "",
                     instance_id=instance,
-                    instance=names.get(instance) if several and instance is not None else None,
+                    instance=name,
                     active=active,
                     inactive_reason=row["inactive_reason"],
                     schedule=schedule,
@@ -291,7 +292,7 @@ def _read_jobs(conn: psycopg.Connection[Any], zone: tzinfo, now: datetime) -> tu
                     parents_failed=parents.get((*key, "failed"), 0),
                     parents_gone=parents.get((*key, "gone"), 0),
                     watermark=marks.get(key),
-                    remedy=remedy_of(health, row["id"], row["resource"] or str(row["id"]), mine),
+                    remedy=remedy_of(health, row["id"], row["resource"] or str(row["id"]), mine, name),
                 )
             )
     return tuple(jobs)

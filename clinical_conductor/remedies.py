@@ -6,6 +6,7 @@ The dashboard, the API, the alerts and docs/troubleshooting.md say the same, bec
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ class Remedy:
 
 _RETRY = "trialsync-etl retry --run-id {run}"
 _AGAIN = "trialsync-etl run --job-id {job}"
+_OF_AN_INSTANCE = ("trialsync-etl run", "trialsync-etl retry --failed", "trialsync-etl doctor")
+"""Commands that take --instance; a run's number says whose it is."""
 _DOCTOR = "trialsync-etl doctor --resources {resource}"
 _OFF = "trialsync-etl schedule --job-id {job} --disable"
 
@@ -128,17 +131,27 @@ QUALITY = Remedy("A check of the data found rows that should not be.", "trialsyn
 UNKNOWN = Remedy("The job failed unexpectedly. What was committed stays; run it again and read the log.", _RETRY)
 
 
-def remedy_for(kind: str | None, *, job_id: int, resource: str, run_id: int | None) -> Remedy:
+def remedy_for(
+    kind: str | None, *, job_id: int, resource: str, run_id: int | None, instance: str | None = None
+) -> Remedy:
     """What to do about one job, with its numbers filled in.
+
+    Args:
+        instance: Named by the command that needs it; None where there is only one.
 
     >>> remedy_for("ServerTrouble", job_id=2, resource="studies", run_id=17).command
     'trialsync-etl retry --run-id 17'
+    >>> remedy_for("overdue", job_id=2, resource="studies", run_id=17, instance="west").command
+    'trialsync-etl run --job-id 2 --instance west'
     """
     remedy = REMEDIES.get(kind or "", UNKNOWN)
     template = remedy.command
     if run_id is None:
         template = template.replace("retry --run-id {run}", "run --job-id {job}")
-    return Remedy(remedy.meaning, template.format(job=job_id, resource=resource, run=run_id))
+    command = template.format(job=job_id, resource=resource, run=run_id)
+    if instance is not None and command.startswith(_OF_AN_INSTANCE):
+        command += f" --instance {shlex.quote(instance)}"
+    return Remedy(remedy.meaning, command)
 
 
 def wants_retry(status: str | None, kind: str | None) -> bool:

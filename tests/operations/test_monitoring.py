@@ -186,6 +186,15 @@ def test_one_line_per_instance_when_there_are_several(conn: Conn) -> None:
     assert [(j.instance, j.health) for j in found] == [("default", "ok"), ("west", "failed")]
 
 
+def test_a_command_names_the_instance_where_there_are_several(conn: Conn) -> None:
+    conn.execute("update dw_etl_jobs set schedule_cron = '0 4 * * *' where id = 2")
+    for number, name in ((1, "default"), (2, "our west")):
+        add_instance(conn, number, name)
+        add_run(conn, "studies", NOW - timedelta(days=3), source_instance_id=number)
+    found = [j.remedy.command for j in take_snapshot(conn, now=NOW).jobs if j.resource == "studies" and j.remedy]
+    assert found == [f"trialsync-etl run --job-id 2 --instance {name}" for name in ("default", "'our west'")]
+
+
 def test_runs_are_paged_and_filtered(kept: Nights) -> None:
     conn, nights = kept.conn, kept.runs
     newest = read_runs(conn, limit=3)
