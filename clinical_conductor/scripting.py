@@ -75,7 +75,7 @@ class ClinicalConductorClient:
             about = "Either nothing has these values, or the path is wrong" if values else "Check the path"
             raise EndpointNotFound(
                 f"{path}: the API answered 404. {about}; and if every path is answered so, CC_API_BASE_URL lacks its"
-                " own, such as /CCSWEB."
+                " path, such as /CCSWEB."
             ) from None
 
 
