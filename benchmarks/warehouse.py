@@ -20,8 +20,10 @@ from clinical_conductor.database import Connection, connect
 from clinical_conductor.migrations import migrate
 from clinical_conductor.warehouse import transform
 
-BUILD = 2.5
-"""A build may take so many times what CREATE TABLE AS SELECT takes."""
+REBUILD = 2.5
+"""A full refresh may take so many times what CREATE TABLE AS SELECT takes."""
+FIRST_BUILD = 3.0
+"""And the first build, which makes the indexes, too."""
 UNCHANGED = 0.05
 """A run with nothing to do may take this share of the first build."""
 SERVER = {"shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "30min"}
@@ -174,10 +176,10 @@ def rows(many: int = 1_000_000, url: str | None = None, postgres: str = "18") ->
             f"silver first build, {staged:,} staged rows",
             by_hand,
             first,
-            most=BUILD,
+            most=FIRST_BUILD,
             remark="by hand: CREATE TABLE AS SELECT",
         ),
-        against("silver full refresh", by_hand, full, most=BUILD),
+        against("silver full refresh", by_hand, full, most=REBUILD),
         against("silver, 1 % changed", by_hand, changed),
         Row(
             "silver, nothing changed",
