@@ -262,7 +262,8 @@ class Sync:
         if not total:
             warnings.append(f"No {self.endpoint.parent} are staged, so there is nothing to ask for.")
         elif not owed:
-            warnings.append(f"All {total} parents were asked before and none has changed.")
+            # A quiet night, and nothing to look at: no warning.
+            log.info("no_parent_owed", run_id=stage.run_id, parents=total)
         fan_out = FanOut(
             self.client,
             self.endpoint,
